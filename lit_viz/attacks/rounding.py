@@ -22,7 +22,7 @@ from lit_viz.images.formats import LEVELS, PICTURE, FileFormat, within
 from lit_viz.images.reading import decode, encode_jpeg
 from lit_viz.images.rendering import psnr, ssim
 from lit_viz.networks import Network
-from lit_viz.networks.isolation import dtype_of
+from lit_viz.networks.isolation import logits_tolerance
 from lit_viz.objectives import Margin, Outputs
 
 _RADIUS = 1e-6  # tolerance for float32, relative to the radius; of floating-point files in units of [0, 1]
@@ -260,14 +260,8 @@ class Verifier:
         return self.network.rule.logits(logits, goals)
 
     def tolerance(self, logits: Tensor) -> Tensor:
-        """Return the margins ``(N,)`` above which a verdict is the same in any batch.
-
-        The root of the machine epsilon of the network's numbers (3.5e-4 for float32), times the largest logit or 1:
-        about a thousand times the differences between batch sizes.
-        """
-        network_eps = torch.finfo(dtype_of(self.network.original)).eps
-        eps = max(network_eps, torch.finfo(torch.float32).eps)
-        return math.sqrt(eps) * logits.abs().amax(1).clamp(min=1)
+        """Return the margins ``(N,)`` above which a verdict is the same in any batch."""
+        return logits_tolerance(self.network.original, logits)
 
     def fast_success(self, images: Tensor) -> Tensor:
         """Return which images meet their goals ``(N,)`` bool: by the fast copy, at half the time of the original

@@ -19,8 +19,9 @@ from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks import robustness
 from lit_viz.evidence.attacks.diagnostics import cost_of_stronger_attacks, diagnostics, stronger_attacks
-from lit_viz.evidence.attacks.files import FileValues, RecordedFile, goal_task
+from lit_viz.evidence.attacks.files import FileValues, RecordedFile
 from lit_viz.evidence.attacks.mismatches import mismatches
+from lit_viz.evidence.comparison import goal_task
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.images.formats import FileFormat
 from lit_viz.methods import AdversarialExample

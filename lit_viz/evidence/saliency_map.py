@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from lit_viz.engine.module import image_digest
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.comparison import Scored, report_mismatches
 from lit_viz.evidence.saliency.faithfulness import evaluate_maps
+from lit_viz.evidence.saliency.mismatches import map_mismatches
 from lit_viz.evidence.verifier import EvidencePart, EvidenceSettings, OutcomeVerifier
 from lit_viz.localization.objects import Localization, import_opencv, localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
-from lit_viz.runs.evidence import Evidence, TextEvidence
+from lit_viz.runs.evidence import Evidence, RecordEvidence, TextEvidence
+from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import SaliencyRecord
-from lit_viz.runs.results import Outcome
+from lit_viz.runs.results import Outcome, records_of
+from lit_viz.utils.files import plain
 from lit_viz.utils.formatting import pluralize
 
 #: Time limit of the comparison with Captum at the end of a run; ``lit-viz check`` has none.
@@ -44,6 +51,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._truth: Mapping[str, ReferenceBoxes] = {}  # by the source of the photograph
+        self._reasons: dict[int, list[str]] = defaultdict(list)  # why records do not match, by task
 
     @classmethod
     def check_settings(cls, settings: EvidenceSettings) -> None:
@@ -57,6 +65,8 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
         }
         if self.module.network.output.reads:
             parts["texts"] = self._read_texts
+        if not self.settings.at_end_of_run:
+            parts["records"] = self._verify_records
         if self.settings.faithfulness:
             parts["faithfulness"] = self._measure
         return parts
@@ -97,33 +107,94 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
         reducers: dict[str, str] = {}
         for name, method in self.module.methods.items():
             reducers[name] = self.module.reducer or method.reducer
+        before = records_of(self.outcomes, SaliencyRecord)
         localization = localize_run(self.outcomes, reducers, self._truth, self.storage)
+        self._compare_boxes(before)
         return LocalizedMaps(Evidence(localization=localization.evidence()), localization=localization)
+
+    def _compare_boxes(self, before: Sequence[SaliencyRecord]) -> None:
+        """Compare the boxes of records, where they had some, with those that were computed again."""
+        computed = {record.index: record for record in records_of(self.outcomes, SaliencyRecord)}
+        for record in before:
+            for name in ("box", "iou"):
+                recorded, value = plain(getattr(record, name)), plain(getattr(computed[record.index], name))
+                if recorded is not None and recorded != value:
+                    self._reasons[record.index].append(f"{name} {value}, recorded {recorded}")
 
     def _read_texts(self) -> EvidencePart:
         """Compare the texts of the photographs with those that the network says or reads now."""
-        read = 0
-        wrong: list[str] = []
-        for record, photograph in self._photographs():
-            (text,) = self.module.network.read(photograph[None])
-            read += 1
-            if text != record.text:
-                wrong.append(record.name)
-                self.settings.notify(f"{record.name}: the text is {text!r}, recorded {record.text!r}")
-        return EvidencePart(Evidence(texts=TextEvidence(read=read, wrong=wrong)), not wrong)
-
-    def _photographs(self) -> Iterator[tuple[SaliencyRecord, Tensor]]:
-        """Yield each photograph with a text once, with the record of its first map."""
-        seen: set[Hashable] = set()
+        output = self.module.network.output
+        texts: dict[str, str] = {}  # by the digest of the photograph
+        wrong: dict[str, None] = {}
         for outcome in self.outcomes:
             record = outcome.record
-            if record.text is None:
+            if record.status != "done" or record.target is None:
                 continue
-            key = (record.name, record.source, record.text)
-            photograph = None if key in seen else outcome.source()
-            seen.add(key)
-            if photograph is not None:
-                yield record, photograph
+            photograph = outcome.source()
+            if photograph is None:
+                continue
+            key = image_digest(photograph)
+            if key not in texts:
+                (texts[key],) = self.module.network.read(photograph[None])
+            text = texts[key]
+            agrees = output.agrees(text, record.target, is_said=True)
+            if (record.text, record.text_agrees) != (text, agrees):
+                wrong[record.name] = None
+                stated = f"the text is {text!r} ({agrees}), recorded {record.text!r} ({record.text_agrees})"
+                self.settings.notify(f"{record.name}: {stated}")
+        return EvidencePart(Evidence(texts=TextEvidence(read=len(texts), wrong=list(wrong))), not wrong)
+
+    def _verify_records(self) -> EvidencePart:
+        """Compare each record with its map, its photograph, and the prediction of the original network for it."""
+        scores: dict[str, Scored] = {}  # by the digest of the photograph, which maps share
+        wrong: list[tuple[str, str]] = []
+        names: list[str] = []
+        read = missing = 0
+        for outcome in self.outcomes:
+            record = outcome.record
+            if not isinstance(record, SaliencyRecord) or record.status != "done":
+                continue
+            read += 1
+            reasons = self._reasons[record.index]
+            try:
+                photograph, attribution = outcome.source(), outcome.array()
+                missing += photograph is None
+                scored = None if photograph is None else self._scored(photograph, scores)
+                reasons += self._mismatches(record, attribution, scored)
+            except LitVizError as error:
+                reasons.append(str(error))
+            if reasons:
+                wrong.append((record.file or record.key, "; ".join(reasons)))
+                names.append(record.name)
+        report_mismatches(wrong, self.settings.notify)
+        if missing:
+            self.settings.notify(f"{pluralize(missing, 'photograph')} missing, so their predictions can't be verified")
+        evidence = RecordEvidence(read=read, tasks=len(self.outcomes), missing=missing, wrong=names)
+        return EvidencePart(Evidence(records=evidence), not wrong)
+
+    def _scored(self, photograph: Tensor, scores: dict[str, Scored]) -> Scored:
+        """Return the scores of a photograph, which is evaluated once."""
+        key = image_digest(photograph)
+        if key not in scores:
+            network = self.module.network
+            scores[key] = Scored.of(network, network.scores_alone(photograph[None].float())[0].cpu())
+        return scores[key]
+
+    def _mismatches(self, record: SaliencyRecord, attribution: Tensor | None, scored: Scored | None) -> Iterator[str]:
+        """Yield the differences of a record from what is computed."""
+        folder = self.storage
+        assert isinstance(folder, FolderStorage)
+        if attribution is None:
+            yield "its map is missing"
+            return
+        if record.scale is not None and (folder.config.get("run") or {}).get("store") != "tar":
+            yield f"scale None, recorded {record.scale}"
+        if reference_boxes(self.settings) is None and record.box is not None:
+            yield f"box None, recorded {record.box}"
+        if reference_boxes(self.settings) is None and record.iou is not None:
+            yield f"iou None, recorded {record.iou}"
+        task = folder.queue().of_index(record.index)
+        yield from map_mismatches(record, task, self.module, attribution, scored)
 
     def _measure(self) -> EvidencePart:
         """Compute the saliency metrics."""

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 from lit_viz.attacks import attack_name
 from lit_viz.attacks.norms import lengths
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result
-from lit_viz.evidence.attacks.files import RecordedFile, goal_task
+from lit_viz.evidence.attacks.files import RecordedFile
 from lit_viz.evidence.attacks.mismatches import mismatches
 from lit_viz.evidence.attacks.robustness import wilson_interval
+from lit_viz.evidence.comparison import goal_task
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier, means
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.photographs import resolve

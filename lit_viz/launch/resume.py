@@ -23,7 +23,8 @@ from lit_viz.runs.identity import CHANGEABLE
 from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.segments import segment_files
 from lit_viz.runs.tar_store import open_run, storage_class
-from lit_viz.types import Record, Task
+from lit_viz.types import Record, Task, index_of
+from lit_viz.utils.files import plain
 from lit_viz.utils.formatting import Notify, command_line, remark
 from lit_viz.utils.imports import exclude_from_imports
 from lit_viz.utils.parts import INSTANCE, plain_arguments
@@ -291,11 +292,25 @@ def _damaged(folder: FolderStorage, problem: str) -> LitVizError:
     return LitVizError(f"{folder.path} is damaged ({problem}): start another run")
 
 
+#: Fields of a record that are those of the task in the queue, and those that are if the queue has them.
+_OF_THE_TASK, _IF_GIVEN = ("name", "source", "seed", "tile"), ("label", "target", "method", "layer", "channel", "axis")
+
+
 def _contradiction(record: Record, task: Task) -> str | None:
-    for kind, value in (("target", task.target), ("method", task.method)):
-        recorded = getattr(record, kind, value)
-        if value is not None and recorded != value:
+    """Return where a record contradicts its task, or itself; None if nowhere."""
+    if record.status == "done" and record.error is not None:
+        return f"task {task.index} is done, and has an error"
+    if record.status in ("skipped", "failed") and record.error is None:
+        return f"the status of task {task.index} is {record.status!r}, without a reason"
+    for kind in (*_OF_THE_TASK, *_IF_GIVEN):
+        value = getattr(task, kind)
+        recorded = plain(getattr(record, kind, value))
+        is_given = value is not None or kind in _OF_THE_TASK
+        if is_given and recorded != value:
             return f"the {kind} of task {task.index} is {recorded!r}, and {value!r} in the queue"
+    for name in (record.file, record.array):
+        if name is not None and index_of(Path(name).name) != record.index:
+            return f"the file of task {task.index} is {name!r}"
     return None
 
 

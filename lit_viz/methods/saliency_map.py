@@ -359,19 +359,13 @@ class SaliencyMap(PhotographTraining):
 
     def _picture(self, values: Tensor, attribution: Tensor) -> Heat:
         """Return the picture of a reduced map ``(H, W)``, or of the bands that are replaced as a whole."""
-        if self._replaces_bands:
+        if _replaces_bands(self.step_rule):
             return BandBars(values, bands=attribution.flatten(1).mean(1))
-        return Heat(values, self._with_signs(attribution))
+        return Heat(values, self._with_signs(self.step_rule, attribution))
 
-    @property
-    def _replaces_bands(self) -> bool:
-        """Whether the features of the method are whole bands, which have no map."""
-        segments = getattr(self.step_rule, "segments", None)
-        return bool(getattr(segments, "are_bands", False))
-
-    def _with_signs(self, attribution: Tensor) -> Tensor | None:
+    def _with_signs(self, method: Attribution, attribution: Tensor) -> Tensor | None:
         """Return the sum of an attribution over its channels; None if the reducer is given, or values have no sign."""
-        if self.reducer is not None or not self.step_rule.signed:
+        if self.reducer is not None or not method.signed:
             return None
         return reduce_channels(attribution, SIGNED)[0]
 
@@ -404,8 +398,7 @@ class SaliencyMap(PhotographTraining):
             top5=snapshot.ranking,
             **contrast_fields(self.slots.tasks[n], self.step_rule.objective),
             **self.crop_fields(n),
-            bands=self._band_values(n, snapshot.array),
-            signed=self._is_drawn_signed(snapshot.array),
+            **self.attribution_fields(self.step_rule, snapshot.array, self.slots.tasks[n].no_data),
             **self._prediction_fields(n),
         )
         record = self._with_text(record, self.slots.tasks[n])
@@ -435,23 +428,43 @@ class SaliencyMap(PhotographTraining):
         agrees = self.network.output.agrees(text, record.target, is_said=True)
         return record.amend(text=text, text_agrees=agrees)
 
-    def _is_drawn_signed(self, attribution: Tensor | None) -> bool | None:
+    def attribution_fields(
+        self, method: Attribution, attribution: Tensor | None, no_data: Sequence[int] | None
+    ) -> dict[str, Any]:
+        """Return the fields of the record that follow from an attribution ``(C, H, W)``: its sums by band, and whether
+        its picture shows both signs.
+
+        Args:
+            method: its method.
+            attribution: the attribution; None of a photograph without one.
+            no_data: pixels of the photograph without data; see :class:`~lit_viz.types.Record`.
+        """
+        if attribution is None:
+            return {"bands": None, "signed": None}
+        return {
+            "bands": self._band_values(method, attribution, no_data),
+            "signed": self._is_drawn_signed(method, attribution),
+        }
+
+    def _is_drawn_signed(self, method: Attribution, attribution: Tensor) -> bool | None:
         """Return whether the picture of a map shows both signs; None if not."""
-        if attribution is None or self._replaces_bands:
+        if _replaces_bands(method):
             return None
-        values = self._with_signs(attribution)
+        values = self._with_signs(method, attribution)
         return True if values is not None and has_both_signs(values) else None
 
-    def _band_values(self, n: int, attribution: Tensor | None) -> dict[str, float] | None:
+    def _band_values(
+        self, method: Attribution, attribution: Tensor, no_data: Sequence[int] | None
+    ) -> dict[str, float] | None:
         """Return the sum of each band of an attribution over the pixels with data, or the values of features that are
         bands; None of pictures and of maps without bands."""
         bands = self.network.bands
-        of_features = self._replaces_bands
-        if attribution is None or len(attribution) != bands.channels or bands.channels == 1:
+        of_features = _replaces_bands(method)
+        if len(attribution) != bands.channels or bands.channels == 1:
             return None
         if bands.are_pictures and not of_features:
             return None
-        has_data = ~mask_of(self.slots.tasks[n].no_data, self.network.size)
+        has_data = ~mask_of(no_data, self.network.size)
         planes = attribution.double()[:, has_data]
         values = planes.mean(1) if of_features else planes.sum(1)
         return {bands.name(index): value for index, value in enumerate(values.tolist())}
@@ -479,6 +492,12 @@ def _made(method: Attribution | str, network: Network) -> Attribution:
         return copy.copy(method)
     name = automatic_method(network) if method == AUTO else method
     return find_part(name, ATTRIBUTIONS, "saliency method")()
+
+
+def _replaces_bands(method: Attribution) -> bool:
+    """Return whether the features of a method are whole bands, which have no map."""
+    segments = getattr(method, "segments", None)
+    return bool(getattr(segments, "are_bands", False))
 
 
 def _method_name(task: Task) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 import threading
 import warnings
@@ -439,6 +440,16 @@ def device_of(module: nn.Module) -> torch.device:
 def dtype_of(module: nn.Module) -> torch.dtype:
     """Return the dtype of the module's first floating-point parameter or buffer; float32 if it has none."""
     return _first_tensor(module).dtype
+
+
+def logits_tolerance(module: nn.Module, logits: Tensor) -> Tensor:
+    """Return the differences ``(N,)`` of logits ``(N, K)`` that rounding explains.
+
+    The root of the machine epsilon of the network's numbers (3.5e-4 for float32), times the largest logit or 1: about a
+    thousand times the differences between batch sizes.
+    """
+    eps = max(torch.finfo(dtype_of(module)).eps, torch.finfo(torch.float32).eps)
+    return math.sqrt(eps) * logits.abs().amax(1).clamp(min=1)
 
 
 def _first_tensor(module: nn.Module) -> Tensor:

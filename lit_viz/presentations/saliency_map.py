@@ -40,6 +40,7 @@ from lit_viz.runs.evidence import (
     MapAgreement,
     MapEvidence,
     MetricsEvidence,
+    RecordEvidence,
     SaliencyMetrics,
     TextEvidence,
 )
@@ -173,6 +174,8 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
             items.append(_localization_item(evidence.localization))
         if evidence.texts is not None:
             items.append(_texts_item(evidence.texts))
+        if evidence.records is not None:
+            items.append(_records_item(evidence.records))
         return items + super().part_items(evidence)
 
     def messages(self, verifier: OutcomeVerifier[Any, SaliencyRecord]) -> list[str]:
@@ -452,6 +455,15 @@ def _texts_item(part: TextEvidence) -> EvidenceItem:
     if not part.wrong:
         return EvidenceItem(f"{count}; all are as recorded.", True, name="texts")
     return EvidenceItem(f"{count}; not as recorded: {listed(part.wrong)}.", False, name="texts")
+
+
+def _records_item(part: RecordEvidence) -> EvidenceItem:
+    count = f"{pluralize(part.read, 'record')} compared with their maps, and with predictions that were computed again"
+    if part.missing:
+        count += f" ({part.missing} without their photograph)"
+    if not part.wrong:
+        return EvidenceItem(f"{count}; all match.", True, name="records")
+    return EvidenceItem(f"{count}; not as recorded: {listed(part.wrong)}.", False, name="records")
 
 
 def _localization_item(part: LocalizationEvidence) -> EvidenceItem:

@@ -190,6 +190,17 @@ class TextEvidence(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
+class RecordEvidence(JsonObject):
+    """Records of maps that were compared with what was computed from the maps and their photographs again; ``wrong``
+    are the names of differing ones. ``tasks`` is the number of tasks, and ``missing`` that of missing photographs."""
+
+    read: int
+    tasks: int
+    missing: int
+    wrong: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MapEvidence(JsonObject):
     """A saliency map in a part of the evidence."""
 
@@ -386,6 +397,7 @@ _MISSING: Mapping[str, str] = {
     "faithfulness": "Saliency metrics not computed",
     "localization": "Objects not localized",
     "texts": "Texts not verified",
+    "records": "Records not verified",
 }
 
 
@@ -405,6 +417,7 @@ class Evidence(JsonObject):
         localization: objects found by saliency maps.
         faithfulness: saliency metrics.
         texts: verified texts of photographs.
+        records: verified records of saliency maps.
         failures: reason by name of each part that raised an exception.
     """
 
@@ -420,6 +433,7 @@ class Evidence(JsonObject):
     localization: LocalizationEvidence | None = None
     faithfulness: MetricsEvidence | None = None
     texts: TextEvidence | None = None
+    records: RecordEvidence | None = None
     failures: Mapping[str, str] | None = None
 
     @property

@@ -191,6 +191,8 @@ class StoredRecords(LazySequence[Record]):
             try:
                 record = read_record(record_values(self._segments.lines[index] if line is None else line))
                 check_inside(record.file, record.array)
+                if record.index != index:
+                    raise LitVizError(f"its record is of task {record.index}")
             except LitVizError as error:
                 raise self._damaged(f"task {index}: {error}") from error
             if len(kept) >= _MOST_RECORDS:

@@ -261,12 +261,12 @@ def test_check_reports_a_damaged_file(
 def test_a_map_without_its_files_is_not_compared(
     damaged_run: Path, tmp_path: Path, folder_name: str, lit_viz: Any, reseal: Any
 ) -> None:
-    """If the manifest confirms that there are none."""
+    """If the manifest confirms that there are none; a record of a map that is missing is not as computed."""
     run = tmp_path / "run"
     shutil.copytree(damaged_run, run)
     sorted((run / folder_name).iterdir())[1].unlink()
     reseal(run)
-    lit_viz("check", str(run))
+    lit_viz("check", str(run), expect=1 if folder_name == "arrays" else 0)
     assert verdicts(run) == [True, None]
     (reason,) = reasons(run)
     assert reason is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,9 +13,9 @@ from lit_viz.attacks.norms import Norm
 from lit_viz.attacks.rounding import JPEG_QUALITIES, LatticeBall, Verifier, distances
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.errors import LitVizError
+from lit_viz.evidence.comparison import Scored
 from lit_viz.images.formats import PICTURE, FileFormat
 from lit_viz.images.reading import decode, encode_jpeg, read_png
-from lit_viz.methods.photographs import DATASET, AttackTraining
 from lit_viz.networks import Network
 from lit_viz.runs.records import AdversarialRecord, NamedBox, named_boxes
 from lit_viz.types import Task
@@ -81,23 +81,19 @@ class RecordedFile:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Scored):
     """A prediction of the original network, tested against the goal of an attack.
 
     Attributes:
-        logits: ``(K,)``.
         success: whether the prediction meets the goal.
         margin: in logits, positive for a success.
-        tolerance: difference of the margin that rounding on another machine explains.
         text: what the network says or reads of the image; None where it gives no text.
         text_agrees: whether the text confirms the prediction; a success that it does not is none.
         boxes: final detections; None where the network detects nothing.
     """
 
-    logits: Tensor
     success: bool
     margin: float
-    tolerance: float
     text: str | None
     text_agrees: bool | None
     boxes: Sequence[NamedBox] | None
@@ -137,17 +133,6 @@ class FileValues:
     def success_after(self, quality: int) -> bool | None:
         """Return whether the image still fools the network after JPEG compression; None for other files."""
         return self.success and self.jpeg[quality].success if self.jpeg else None
-
-
-def goal_task(module: AttackTraining, task: Task, record: AdversarialRecord | PerturbedImageRecord) -> Task:
-    """Return a task of the queue with the label of its image; the recorded one if the dataset is not at hand."""
-    if task.label is not None or task.label_source != DATASET:
-        return task
-    labelled = module.with_dataset_label(task)
-    if labelled.label is not None:
-        return labelled
-    label = record.label if record.label_source == DATASET else None
-    return replace(task, label=label, label_source=record.label_source)
 
 
 def evaluate_files(files: Sequence[RecordedFile], network: Network, batch: int) -> Iterator[FileValues]:
@@ -237,7 +222,7 @@ def _verdicts(verifier: Verifier, images: Mapping[int, Tensor], *, reads: bool =
     if reads and network.output.detects:
         boxes = [named_boxes(detections, network.labels) for detections in network.detections(batch)]
     verdicts: dict[int, Verdict] = {}
-    for n, *values in zip(images, logits, success.tolist(), margins, tolerances, texts, agrees, boxes, strict=True):
+    for n, *values in zip(images, logits, tolerances, success.tolist(), margins, texts, agrees, boxes, strict=True):
         verdicts[n] = Verdict(*values)
     return verdicts
 

@@ -7,11 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding import JPEG_QUALITIES
 from lit_viz.evidence.attacks.files import FileValues, RecordedFile, Verdict, evaluate_files
+from lit_viz.evidence.comparison import (
+    are_close,
+    different_number,
+    different_prediction,
+    different_ranking,
+    different_value,
+    report_mismatches,
+)
 from lit_viz.images.formats import LEVELS
 from lit_viz.networks import Network
 from lit_viz.runs.records import AdversarialRecord, NamedBox
@@ -47,16 +53,15 @@ def mismatches(
         LitVizError: a file is missing, damaged, or of another size than the network's input.
     """
     results: list[tuple[FileValues, str | None]] = []
-    missing = different = 0
+    different: list[tuple[str, str]] = []
+    missing = 0
     for file, values in zip(files, evaluate_files(files, network, batch), strict=True):
         reason = "; ".join(_reasons(file, values, network)) or None
         results.append((values, reason))
         missing += values.before is None
-        different += reason is not None
-        if reason is not None and different <= MOST_NAMES:
-            notify(f"{file.file.relative_to(folder).as_posix()} is not as recorded: {reason}")
-    if different > MOST_NAMES:
-        notify(f"{pluralize(different - MOST_NAMES, 'further file')} not as recorded")
+        if reason is not None:
+            different.append((file.file.relative_to(folder).as_posix(), reason))
+    report_mismatches(different, notify)
     if missing:
         notify(f"{pluralize(missing, 'photograph')} missing, so their files can't be verified and do not count")
     return results
@@ -70,16 +75,16 @@ def _reasons(file: RecordedFile, values: FileValues, network: Network) -> Iterat
         yield f"outside its ball, {file.norm} {file.norm.format(file.eps or 0.0)}"
     if values.distances is not None:
         yield from _distances(record, values.distances)
-    yield from _prediction(record, values.file, file.goal, network)
-    yield from _number(record, "margin", values.file.margin, values.file.tolerance)
-    yield from _ranking(record, values.file, network)
-    yield from _equal(record, "text", values.file.text)
-    yield from _equal(record, "text_agrees", values.file.text_agrees)
+    yield from different_prediction(record, values.file, file.goal, network)
+    yield from different_number(record, "margin", values.file.margin, values.file.tolerance)
+    yield from different_ranking(record, values.file, network)
+    yield from different_value(record, "text", values.file.text)
+    yield from different_value(record, "text_agrees", values.file.text_agrees)
     yield from _boxes(record, "boxes", values.file.boxes)
     if before is not None and values.task is not None:
         yield from _success(record, values)
-        yield from _prediction(record, before, file.goal, network, "_before")
-        yield from _equal(record, "text_before", before.text)
+        yield from different_prediction(record, before, file.goal, network, "_before")
+        yield from different_value(record, "text_before", before.text)
         yield from _boxes(record, "boxes_before", before.boxes)
         yield from _goal(record, values.task, before, network)
         status = "skipped" if before.success else "done"
@@ -105,7 +110,7 @@ def _goal(record: Any, task: Task, before: Verdict, network: Network) -> Iterato
     """Yield where label and target are not those of the task and the prediction of the photograph."""
     for name, index in (("label", task.label), ("target", task.target)):
         recorded = getattr(record, name)
-        if recorded != index and not _are_close(before, index, recorded):
+        if recorded != index and not are_close(before, index, recorded):
             yield f"{name} {index}, recorded {recorded}"
     if isinstance(record, AdversarialRecord) and record.against != task.against:
         yield f"against {task.against}, recorded {record.against}"
@@ -146,69 +151,6 @@ def _is_same_text(text: str | None, recorded: str | None) -> bool:
         return start == recorded_start and math.isclose(float(number), float(recorded_number), rel_tol=_OF_NAME)
     except ValueError:
         return False
-
-
-def _are_close(verdict: Verdict, a: int | None, b: int | None) -> bool:
-    """Return whether rounding may exchange two classes in the order of the logits."""
-    if a is None or b is None:
-        return False
-    return abs(float(verdict.logits[a] - verdict.logits[b])) <= verdict.tolerance
-
-
-def _prediction(record: Any, verdict: Verdict, goal: int, network: Network, suffix: str = "") -> Iterator[str]:
-    """Yield where the recorded prediction of a file, or with a suffix of the photograph, is another one."""
-    logits, tolerance = verdict.logits, verdict.tolerance
-    if not network.rule.has_prediction:
-        yield from _number(record, f"score{suffix}", float(logits[goal]), tolerance)
-        return
-    probability = network.prediction(logits, goal)["probability"]
-    yield from _number(record, f"probability{suffix}", probability, _of_probability(probability, tolerance))
-    predicted = int(logits.argmax())
-    name = getattr(record, f"predicted{suffix}_name")
-    index = _recorded_class(record, f"predicted{suffix}", logits, network.labels)
-    is_same = False
-    if index is not None:
-        is_same = float(logits[predicted] - logits[index]) <= tolerance and network.labels[index] == name
-    if not is_same:
-        yield f"predicted{suffix} {network.labels[predicted]}, recorded {name if index is not None else index}"
-
-
-def _recorded_class(record: Any, field: str, logits: Tensor, labels: Sequence[str]) -> int | None:
-    """Return the recorded index of a class; without a field for it, the most probable class of the recorded name."""
-    if hasattr(record, field):
-        index: int | None = getattr(record, field)
-        return index if index is not None and 0 <= index < len(labels) else None
-    return max(_classes(getattr(record, f"{field}_name"), labels), key=lambda n: float(logits[n]), default=None)
-
-
-def _of_probability(probability: float, tolerance: float) -> float:
-    """Return the tolerance of a probability, to first order, where each logit has this tolerance."""
-    return 2 * tolerance * probability * (1 - probability) + _TOLERANCE
-
-
-def _classes(name: str | None, labels: Sequence[str]) -> list[int]:
-    return [index for index, label in enumerate(labels) if label == name]
-
-
-def _ranking(record: Any, verdict: Verdict, network: Network) -> Iterator[str]:
-    """Yield a mismatch if the most probable classes, or their probabilities, are others."""
-    if not hasattr(record, "top5"):
-        return
-    recorded, computed = record.top5 or (), network.top5(verdict.logits)
-    is_same = len(recorded) == len(computed)
-    chances = network.rule.values(verdict.logits)
-    for (name, probability), (_, expected) in zip(recorded, computed, strict=False):
-        tolerance = _of_probability(expected, verdict.tolerance)
-        of_name = [float(chances[index]) for index in _classes(name, network.labels)]
-        nearest = min((abs(chance - expected) for chance in of_name), default=math.inf)
-        is_same &= probability is not None and abs(probability - expected) <= tolerance and nearest <= tolerance
-    if not is_same:
-        yield f"top5 {_ranking_text(computed)}, recorded {_ranking_text(recorded)}"
-
-
-def _ranking_text(ranking: Sequence[tuple[str, float | None]]) -> str:
-    texts = [f"{name} {math.nan if probability is None else probability:.3g}" for name, probability in ranking]
-    return " ".join(texts) or "none"
 
 
 def _boxes(record: Any, name: str, found: Sequence[NamedBox] | None) -> Iterator[str]:
@@ -273,23 +215,4 @@ def _distances(record: Any, distances: Mapping[str, float]) -> Iterator[str]:
             yield f"{norm} distance {norm.format(length)}, recorded {norm.format(recorded)}"
     for name in ("l0", "ssim", "psnr"):
         length = distances[name]
-        yield from _number(record, name, length, _OF_SIMILARITY * max(1.0, abs(length)))
-
-
-def _equal(record: Any, name: str, value: object) -> Iterator[str]:
-    """Yield a mismatch if a recorded value is another one."""
-    recorded = getattr(record, name, value)
-    if recorded != value:
-        yield f"the {name} is {value!r}, recorded {recorded!r}"
-
-
-def _number(record: Any, name: str, value: float, tolerance: float) -> Iterator[str]:
-    """Yield a mismatch if a recorded number differs; one that is not finite is recorded as None."""
-    if not hasattr(record, name):
-        return
-    recorded = getattr(record, name)
-    if recorded is None or not math.isfinite(value):
-        if recorded is not None or math.isfinite(value):
-            yield f"{name} {value:.4g}, recorded {'none' if recorded is None else f'{recorded:.4g}'}"
-    elif abs(value - recorded) > tolerance:
-        yield f"{name} {value:.4g}, recorded {recorded:.4g}"
+        yield from different_number(record, name, length, _OF_SIMILARITY * max(1.0, abs(length)))

@@ -80,6 +80,8 @@ def test_a_forged_value_is_named(
     record = loaded(run).records().of_index(2)
     values: dict[str, object] = {"status": "skipped", "target": 1, "target_name": "x", "norm": "l2", "correct": True}
     forge(run, 2, name, values.get(name, another(values_of(record)[name])))
+    if name == "status":
+        forge(run, 2, "error", "predicted as apple before the attack")
     assert not lv.check(run, smooth, progress=True)
     stated = " ".join(capsys.readouterr().err.split())
     word = {"l2": "L2 distance", "linf": "L∞ distance"}.get(name, name)
@@ -150,6 +152,7 @@ def test_a_photograph_that_is_said_to_be_misclassified_is_evaluated(
         lv.attack(smooth, photographs, label=labels, out=run, **OPTIONS)
     assert lv.check(run, smooth)
     forge(run, 0, "status", "done")
+    forge(run, 0, "error", None)
     assert not lv.check(run, smooth, progress=True)
     assert "status skipped, recorded done" in capsys.readouterr().err
 

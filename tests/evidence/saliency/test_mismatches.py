@@ -1,0 +1,169 @@
+"""What check states of saliency maps is computed from them: each forged value of a record is named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lit_viz as lv
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.saliency_map import SaliencyMapVerifier
+from lit_viz.evidence.verifier import EvidencePart
+from lit_viz.images.reading import encode_png
+from lit_viz.networks import Network
+from lit_viz.runs import tar_store
+from tests.support.forgery import another, forge, loaded, rewrite, values_of
+from tests.support.networks import NAMES, load_network, smooth_network
+
+#: Values of a record that say how the run came to its map; nothing in evidence depends on them.
+OF_THE_RUN = {
+    "forwards", "backwards", "seconds", "iterations", "offset", "source_sha256", "clipped", "filled", "no_data",
+    "original_size", "original_box", "format", "kind", "standard_error", "completeness", "relative_error",
+}  # fmt: skip
+#: Values that contradict the queue, or the place of the files.
+OF_THE_QUEUE = ["name", "source", "seed", "label", "method", "tile", "index", "file", "array", "status", "error"]
+FIELDS = [
+    "label_source", "label_name", "target", "target_name", "predicted", "predicted_name", "correct",
+    "top5", "probability", "logit", "rank", "maximum", "signed", "bands", "reducer", "box", "iou", "output_box",
+    "output_outline", "output_note", "against", "gamma", "setting",
+]  # fmt: skip
+#: Values that no other network has, and those of files alone.
+OF_OTHERS, OF_FILES = {"text", "text_agrees", "scale"}, {"file"}
+OTHERS: dict[str, object] = {
+    "status": "failed", "error": "x", "box": [1, 2, 3, 4], "iou": 0.5, "output_box": [1, 2, 3, 4], "source": "x.png",
+    "output_outline": [[[1, 2]]], "output_note": "x", "against": 1, "gamma": 2.0, "bands": {"a": 1.0}, "index": 1,
+    "tile": {"image": 0, "row": 0, "column": 0, "height": 1, "width": 1}, "file": "images/0001_p1.png",
+    "array": "arrays/0001_p1.npy",
+}  # fmt: skip
+OPTIONS: dict[str, Any] = {
+    "method": "integrated_gradients", "iterations": 4, "target": "predicted", "captum": "none", "logger": "none",
+}  # fmt: skip
+
+
+def noise(count: int = 3) -> Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(4)).mul(255).round() / 255
+
+
+@pytest.fixture(scope="module", params=["files", "tar"])
+def finished(request: pytest.FixtureRequest, smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Maps of photographs in files; in a tar the last one is stored reduced."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for number, image in enumerate(noise()):
+        (folder / f"p{number}.png").write_bytes(encode_png(image))
+    run: Path = tmp_path_factory.mktemp("runs") / "run"
+    labels = smooth.scores(noise()).argmax(1).tolist()
+    labels[2] = (labels[2] + 1) % 5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tar_store, "_FIRST", 2)
+        lv.saliency(smooth, sorted(folder.glob("*.png")), label=labels, store=request.param, out=run, **OPTIONS)
+    assert lv.check(run, smooth)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def no_captum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the comparison with Captum, which finds some of the forgeries too."""
+    monkeypatch.setattr(SaliencyMapVerifier, "_compare_with_captum", lambda _: EvidencePart())
+
+
+def stated(run: Path, network: Network, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what a check that fails states of a run."""
+    try:
+        assert not lv.check(run, network, progress=True)
+    except LitVizError as error:
+        return str(error)
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_every_value_of_a_record_is_verified_or_of_the_run(finished: Path) -> None:
+    names = set(values_of(loaded(finished).records().of_index(0)))
+    assert names - OF_THE_RUN - OF_OTHERS - set(OF_THE_QUEUE) == set(FIELDS) - {"setting"}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_forged_value_is_named(
+    name: str, finished: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    record = loaded(run).records().of_index(0)
+    values = values_of(record)
+    value = OTHERS.get(name, another(values.get(name)) if name != "setting" else 1)
+    if name == "signed":
+        value = None if values["signed"] else True
+    forge(run, 0, "settings" if name == "setting" else name, {"layer": "x"} if name == "setting" else value)
+    text = stated(run, smooth, capsys)
+    word = {"setting": "layer", "predicted_name": "predicted"}.get(name, name)
+    assert f"{word} " in text.partition("is not as recorded")[2]
+    assert "not as recorded: p0" in text
+    wrong = loaded(run).evidence().records
+    assert wrong is not None
+    assert wrong.wrong == ["p0"]
+
+
+@pytest.mark.parametrize("name", OF_THE_QUEUE)
+def test_a_record_of_another_task_is_refused(
+    name: str, finished: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    record = loaded(run).records().of_index(0)
+    value = OTHERS.get(name, another(values_of(record)[name]))
+    if ".tar" in str(record.array) and name in OF_FILES:
+        pytest.skip("maps in a tar have no picture")
+    if ".tar" in str(record.array) and name == "array":
+        value = str(loaded(run).records().of_index(1).array)
+    forge(run, 0, name, value)
+    text = stated(run, smooth, capsys)
+    word = {"index": "its record is of task 1", "array": "the file of task 0 is", "error": "and has an error"}
+    assert word.get(name, f"the {name} of task 0 is") in text
+    with pytest.raises(LitVizError, match="start another run"):
+        lv.resume(run, smooth)
+
+
+@pytest.mark.parametrize("name", ["maximum", "predicted", "signed"])
+def test_a_reduced_map_is_compared_too(
+    name: str, finished: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    record = loaded(run).records().of_index(2)
+    if name == "signed":
+        forge(run, 2, name, None if record["signed"] else True)
+    else:
+        forge(run, 2, name, another(record[name]))
+    assert f"{name} " in stated(run, smooth, capsys).partition("is not as recorded")[2]
+
+
+def test_rounding_on_another_machine_is_no_mismatch(finished: Path, smooth: Network, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    record = loaded(run).records().of_index(1)
+    for name in ("probability", "logit", "maximum"):
+        forge(run, 1, name, values_of(record)[name] * (1 + 1e-7))
+    assert lv.check(run, smooth)
+
+
+def test_without_its_photograph_a_prediction_is_not_verified(
+    smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    lv.saliency(smooth, noise(), out=run, **OPTIONS)
+    sorted((run / "sources").iterdir())[0].unlink()
+    sorted((run / "arrays").glob("0001_*[0-9].npy"))[0].unlink()
+    rewrite(run, lambda _: None)
+    text = stated(run, smooth, capsys)
+    assert "1 photograph missing, so their predictions can't be verified" in text
+    assert "not as recorded: image 1" in text
+
+
+def test_values_of_bands_are_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = load_network(smooth_network(4), labels=NAMES, mean=[0.5] * 4, std=[0.25] * 4, size=16, bands=list("abcd"))
+    run = tmp_path / "run"
+    x = torch.rand(1, 4, 16, 16, generator=torch.Generator().manual_seed(4))
+    lv.saliency(network, x, method="integrated_gradients", iterations=4, captum="none", logger="none", out=run)
+    bands = dict(loaded(run).records().of_index(0)["bands"])
+    assert lv.check(run, network)
+    forge(run, 0, "bands", bands | {"b": bands["b"] + 0.01})
+    assert "bands " in stated(run, network, capsys)
