@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -11,22 +12,39 @@ from torch import Tensor
 from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.class_images import class_image_naturalness
+from lit_viz.evidence.comparison import (
+    Scored,
+    different_fields,
+    different_metric,
+    different_probability,
+    different_rank,
+    different_ranking,
+    report_mismatches,
+)
 from lit_viz.evidence.judges import held_out_judge
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier, means
 from lit_viz.methods import ClassVisualization
+from lit_viz.methods.photographs import contrast_fields
+from lit_viz.networks import Network
 from lit_viz.runs.evidence import Evidence, ImageEvidence
-from lit_viz.runs.records import VisualizationRecord
+from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.records import Judgment, LayerImageRecord, VisualizationRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record, Task
 
-#: Tolerance of a probability, and relative one of an objective: the run evaluated the fast copy, in other batches.
+#: Relative tolerance of an objective, and that of a probability by a held-out network: the run evaluated fast copies.
 _TOLERANCE = 0.01
+_OF_RANK = 0.02  # relative: the ranks of improbable classes are close
 
 
 class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization, VisualizationRecord]):
     """Verifier of images of classes, layers and channels."""
 
     applicable: ClassVar[tuple[str, ...]] = ("images",)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._reasons: dict[int, list[str]] = defaultdict(list)  # why records do not match, by task
 
     @classmethod
     def prepare(cls, module: ClassVisualization) -> None:
@@ -54,23 +72,39 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization, Visualizati
         """Evaluate the held-out networks on the files."""
         judges = held_out_judge(self.module.network)
         for outcome in self.done:
-            image, target = outcome.image(), outcome.record.target
-            if target is not None:
+            image, record = outcome.image(), outcome.record
+            if record.target is not None:
                 assert image is not None
-                outcome.amend(judges=self.module.judge(image, target, judges))
+                computed = self.module.judge(image, record.target, judges)
+                self._reasons[record.index] += _different_judges(record.judgments, computed)
+                outcome.amend(judges=computed)
         self.storage.amend(records_of(self.done))
         return EvidencePart()
 
     def _verify_files(self) -> EvidencePart:
-        """Evaluate the original network on the files, which are read again."""
-        same = 0
-        verdicts = []
+        """Evaluate the original network on the files, which are read again, and compare the records with the results.
+
+        The probabilities and objectives that are stated are the computed ones.
+        """
+        folder = self.storage
+        assert isinstance(folder, FolderStorage)
+        verdicts: list[dict[str, Any]] = []
+        wrong: list[tuple[str, str]] = []
+        names: list[str] = []
         for outcome in self.done:
-            verdict = _evaluate(outcome, self.module)
-            same += _agrees(verdict, outcome.record)
-            verdicts.append({"index": outcome.record.index} | verdict)
-        pictures = ImageEvidence(read=len(verdicts), tasks=len(self.outcomes), same=same, verdicts=verdicts)
-        return EvidencePart(Evidence(pictures=pictures), same == len(verdicts))
+            record = outcome.record
+            evaluated = _evaluate(outcome, folder.queue().of_index(record.index), self.module)
+            reasons = [*self._reasons[record.index], *evaluated.mismatches(record, self.module)]
+            verdicts.append({"index": record.index} | evaluated.verdict(record, self.module.network))
+            if reasons:
+                wrong.append((str(record.file), "; ".join(reasons)))
+                names.append(record.name)
+        report_mismatches(wrong, self.settings.notify)
+        count = len(verdicts)
+        pictures = ImageEvidence(
+            read=count, tasks=len(self.outcomes), same=count - len(wrong), wrong=names, verdicts=verdicts
+        )
+        return EvidencePart(Evidence(pictures=pictures), not wrong)
 
     def _compare_with_photographs(self) -> EvidencePart:
         """Compute how natural the images are, compared with photographs of their classes."""
@@ -113,25 +147,60 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization, Visualizati
         return super().test_numbers(module, results) | means(values)
 
 
-def _evaluate(outcome: Outcome[VisualizationRecord], module: ClassVisualization) -> dict[str, Any]:
-    """Return the prediction of the original network for the file of an outcome, and the verdicts of the judges."""
-    image, record = outcome.image(), outcome.record
+@dataclass(frozen=True)
+class _Evaluated:
+    """What the original network computes of a file: the scores, and the objective.
+
+    Attributes:
+        task: its task in the queue.
+    """
+
+    task: Task
+    scored: Scored
+    objective: float
+
+    def verdict(self, record: VisualizationRecord, network: Network) -> dict[str, Any]:
+        """Return the prediction, with the verdicts of the judges in the record; without a target the objective."""
+        if self.task.target is None:
+            return {"objective_file": self.objective}
+        return {**network.prediction(self.scored.logits, self.task.target), "judges": record.judgments}
+
+    def mismatches(self, record: VisualizationRecord, module: ClassVisualization) -> Iterator[str]:
+        """Yield the differences of a record from what is computed, beyond what another machine explains."""
+        task, network = self.task, module.network
+        yield from different_ranking(record, self.scored, network)
+        if task.target is None:
+            tolerance = _TOLERANCE * max(abs(self.objective), 1e-6)
+            yield from different_metric(record, "objective_file", self.objective, tolerance)
+        else:
+            yield from different_probability(record, self.scored, task.target, network)
+        if task.target is not None and network.rule.has_prediction:
+            logit = float(self.scored.logits[task.target])
+            yield from different_metric(record, "logit", logit, self.scored.tolerance)
+            yield from different_rank(record, self.scored, task.target)
+        names = ["label", "label_source", "target", "target_name", "lr"]
+        if isinstance(record, LayerImageRecord):
+            names += ["layer", "channel", "axis"]
+        expected = {name: getattr(task, name) for name in names}
+        contrast = contrast_fields(task, module.objective)
+        expected |= {"against": contrast.get("against"), "gamma": contrast.get("gamma")}
+        expected["format"] = module.format.to_dict()
+        yield from different_fields(expected, vars(record))
+
+
+def _evaluate(outcome: Outcome[VisualizationRecord], task: Task, module: ClassVisualization) -> _Evaluated:
+    """Evaluate the file of an outcome by the original network."""
+    image = outcome.image()
     assert image is not None
-    task = Task(record.index, record.name, record.seed or 0, target=record.target, channel=record.channel)
     logits, objective = module.evaluate_original(image, task)
-    if task.target is None:
-        return {"objective_file": objective}
-    return {**module.network.prediction(logits, task.target), "judges": record.judgments}
+    return _Evaluated(task, Scored.of(module.network, logits), objective)
 
 
-def _agrees(verdict: Mapping[str, Any], record: VisualizationRecord) -> bool:
-    """Return whether the prediction for a file is the recorded one."""
-    if record.target is None:
-        return _is_close(verdict["objective_file"], record.objective_file or 0.0)
-    if record.score is not None:
-        return _is_close(verdict["score"], record.score)
-    return record.probability is not None and abs(verdict["probability"] - record.probability) < _TOLERANCE
-
-
-def _is_close(value: float, recorded: float) -> bool:
-    return abs(value - recorded) <= _TOLERANCE * max(abs(recorded), 1e-6)
+def _different_judges(recorded: Mapping[str, Judgment], computed: Mapping[str, Judgment]) -> Iterator[str]:
+    """Yield the verdicts of held-out networks that are others; of networks that are not installed nothing is known."""
+    for name in recorded.keys() & computed.keys():
+        before, now = recorded[name], computed[name]
+        chance = -1.0 if before["probability"] is None else before["probability"]
+        is_same = abs(chance - (now["probability"] or 0.0)) <= _TOLERANCE
+        if not is_same or abs(before["rank"] - now["rank"]) > _OF_RANK * now["rank"]:
+            yield f"judges: {name} {now}, recorded {before}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from lit_viz.methods.photographs import DATASET, PhotographTraining
 from lit_viz.networks import Network
 from lit_viz.networks.isolation import logits_tolerance
 from lit_viz.types import Task
+from lit_viz.utils.files import plain
 from lit_viz.utils.formatting import Notify, pluralize
 from lit_viz.utils.limits import MOST_NAMES
 
@@ -160,6 +161,13 @@ def different_rank(record: Any, scored: Scored, goal: int) -> Iterator[str]:
 def different_metric(record: Any, name: str, value: float, tolerance: float) -> Iterator[str]:
     """Yield a mismatch if a recorded metric differs; one that is not finite is recorded as None."""
     yield from _difference(name, value, record.metrics.get(name), tolerance)
+
+
+def different_fields(expected: Mapping[str, Any], recorded: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where recorded values are not the expected ones, by name."""
+    for name, value in expected.items():
+        if plain(value) != plain(recorded.get(name)):
+            yield f"{name} {value}, recorded {recorded.get(name)}"
 
 
 def report_mismatches(reasons: Sequence[tuple[str, str]], notify: Notify) -> None:

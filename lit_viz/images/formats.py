@@ -55,14 +55,21 @@ class FileFormat:
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None) -> FileFormat:
-        """Return the format of :meth:`to_dict`; that of pictures for None."""
+        """Return the format of :meth:`to_dict`; that of pictures for None.
+
+        Raises:
+            LitVizError: the values are of no format.
+        """
         if values is None:
             return PICTURE
         given = dict(values)
-        given["ranges"] = tuple((float(low), float(high)) for low, high in given.get("ranges", ()))
-        given["display"] = tuple(given.get("display", ()))
-        given["tags"] = tuple(tuple(tag) for tag in given.get("tags", ()))
-        return cls(**given)
+        try:
+            given["ranges"] = tuple((float(low), float(high)) for low, high in given.get("ranges", ()))
+            given["display"] = tuple(given.get("display", ()))
+            given["tags"] = tuple(tuple(tag) for tag in given.get("tags", ()))
+            return cls(**given)
+        except (TypeError, ValueError) as error:  # of a forger
+            raise LitVizError(f"a recorded format of a file must be one, got {values}: start another run") from error
 
     def to_dict(self) -> dict[str, Any] | None:
         """Return plain values; None for pictures of 8 bits."""

@@ -29,6 +29,7 @@ from lit_viz.methods import recipes
 from lit_viz.methods.photographs import check_gamma, contrast_fields, with_gamma
 from lit_viz.methods.recipes import PictureOptions
 from lit_viz.networks import FrozenNetwork, Network
+from lit_viz.networks.isolation import full_float32
 from lit_viz.networks.layers import layer_of
 from lit_viz.networks.resizing import Resizing
 from lit_viz.networks.summaries import group_summary
@@ -453,9 +454,13 @@ class ClassVisualization(ImageTraining):
     def _score_pictures(
         self, network: FrozenNetwork, pictures: Tensor, goals: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return mean logits ``(N, K)`` and mean objective ``(N,)`` of N groups of images, on the CPU."""
+        """Return mean logits ``(N, K)`` and mean objective ``(N,)`` of N groups of images, on the CPU.
+
+        They are computed without TF32, whose rounding would exceed the tolerance of the evidence.
+        """
         inputs = pictures if self.native else resize(pictures, self.network.size)
-        logits, activations = network(inputs, layers=self.objective.layers)
+        with full_float32():
+            logits, activations = network(inputs, layers=self.objective.layers)
         goals = {name: row.repeat_interleave(self.group) for name, row in goals.items()}
         members = to_device(list(range(self.group)) * (len(pictures) // self.group), pictures.device)
         outputs = Outputs(logits, activations=activations, inputs=self.group, members=members, **goals)

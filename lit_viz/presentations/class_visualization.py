@@ -295,8 +295,10 @@ def _images_item(part: ImageEvidence) -> EvidenceItem:
     if not part.read:
         return EvidenceItem("No image was verified.", name="pictures")
     count = f"{part.same} of {pluralize(part.tasks or part.read, 'file')}"
-    text = f"{count} classified as recorded by the original network, {_files_read(part.read, part.tasks)}."
-    return EvidenceItem(text, part.same == part.read, name="pictures")
+    text = f"{count} classified as recorded by the original network, {_files_read(part.read, part.tasks)}"
+    if part.wrong:
+        text += f"; not as recorded: {listed(part.wrong)}"
+    return EvidenceItem(f"{text}.", part.same == part.read, name="pictures")
 
 
 def _files_read(read: int, tasks: int | None) -> str:

@@ -35,12 +35,13 @@ class FileEvidence(JsonObject):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ImageEvidence(JsonObject):
-    """Class images that were read and classified again, the number of images classified as recorded, and predictions.
-    ``tasks`` is the number of tasks of the run, of which some may have no image."""
+    """Class images that were read and classified again, the number of images that are as recorded, the names of the
+    others, and predictions. ``tasks`` is the number of tasks of the run, of which some may have no image."""
 
     read: int
     tasks: int | None = None
     same: int
+    wrong: Sequence[str] = ()
     verdicts: Sequence[Mapping[str, Any]] = ()
 
 

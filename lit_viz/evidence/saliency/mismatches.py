@@ -15,6 +15,7 @@ from lit_viz.evidence.comparison import (
     Scored,
     are_close,
     different_class,
+    different_fields,
     different_metric,
     different_probability,
     different_rank,
@@ -25,7 +26,6 @@ from lit_viz.methods import SaliencyMap
 from lit_viz.methods.photographs import contrast_fields, resolve
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Task
-from lit_viz.utils.files import plain
 
 _TOLERANCE = 1e-6  # relative, of a sum in another order
 _OF_HALF = 2**-10  # relative, of a map that is stored in float16
@@ -63,10 +63,10 @@ def _method_mismatches(record: SaliencyRecord, module: SaliencyMap, method: Attr
         "output_outline": output.outline,
         "output_note": output.note,
     }
-    yield from _different(expected, vars(record))
+    yield from different_fields(expected, vars(record))
     settings = method.record_fields()
     recorded = {name: value for name, value in record.settings.items() if name not in _OF_THE_MAP}
-    yield from _different(dict.fromkeys(recorded) | settings, recorded)
+    yield from different_fields(dict.fromkeys(recorded) | settings, recorded)
 
 
 def _attribution_mismatches(
@@ -116,7 +116,7 @@ def _goal_mismatches(record: SaliencyRecord, task: Task, module: SaliencyMap, sc
         "target_name": named.target_name,
         "gamma": contrast.get("gamma"),
     }
-    yield from _different(expected, vars(record))
+    yield from different_fields(expected, vars(record))
 
 
 def _prediction_mismatches(record: SaliencyRecord, task: Task, module: SaliencyMap, scored: Scored) -> Iterator[str]:
@@ -135,11 +135,4 @@ def _prediction_mismatches(record: SaliencyRecord, task: Task, module: SaliencyM
         yield from different_class(record, scored, network)
         if task.has_given_label and task.label is not None:
             expected = {"label_name": network.labels[task.label], "correct": record.predicted == task.label}
-    yield from _different(expected, vars(record))
-
-
-def _different(expected: Mapping[str, Any], recorded: Mapping[str, Any]) -> Iterator[str]:
-    """Yield where recorded values are not the expected ones."""
-    for name, value in expected.items():
-        if plain(value) != recorded.get(name):
-            yield f"{name} {value}, recorded {recorded.get(name)}"
+    yield from different_fields(expected, vars(record))

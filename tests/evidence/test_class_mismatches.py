@@ -1,0 +1,146 @@
+"""What check states of class images is computed from them: each forged value of a record is named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+import lit_viz as lv
+from lit_viz.errors import LitVizError
+from lit_viz.networks import Network
+from tests.support.forgery import another, forge, loaded, values_of
+
+#: Values of a record that say how the run came to its image; nothing in evidence depends on them.
+OF_THE_RUN = {
+    "forwards", "backwards", "seconds", "iterations", "offset", "source_sha256", "clipped", "filled", "no_data", "kind",
+    "objective", "restarts", "array",
+}  # fmt: skip
+OF_THE_QUEUE = ["name", "source", "seed", "target", "tile", "index", "file", "status", "error"]
+OF_ALL = ["label", "label_source", "target_name", "lr", "against", "gamma", "format", "top5"]
+OF_CLASSES = [*OF_ALL, "probability", "logit", "rank", "judges"]
+OF_LAYERS = [*OF_ALL, "objective_file", "layer", "channel", "axis", "target"]
+OTHERS: dict[str, object] = {
+    "status": "failed", "error": "x", "source": "x.png", "index": 1, "file": "images/0001_x.png", "lr": 0.5,
+    "tile": {"image": 0, "row": 0, "column": 0, "height": 1, "width": 1}, "label": 1, "label_source": "x",
+    "against": 1, "gamma": 2.0, "format": {"ranges": [[0, 255]] * 3}, "axis": "token", "target_name": "x",
+    "judges": {"judge": {"probability": 0.9, "rank": 1}},
+}  # fmt: skip
+
+
+def judge(_: Tensor, target: int) -> Mapping[str, dict[str, float]]:
+    return {"judge": {"probability": 0.25, "rank": 2}}
+
+
+@pytest.fixture(autouse=True)
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_viz.evidence.class_visualization.held_out_judge", lambda _: judge)
+
+
+@pytest.fixture(scope="module", params=["files", "tar"])
+def classes(request: pytest.FixtureRequest, smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run: Path = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lit_viz.evidence.class_visualization.held_out_judge", lambda _: judge)
+        lv.visualize(smooth, [0, 2], iterations=4, store=request.param, out=run, logger="none")
+        assert lv.check(run, smooth)
+    return run
+
+
+@pytest.fixture(scope="module", params=["files", "tar"])
+def channels(request: pytest.FixtureRequest, smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run: Path = tmp_path_factory.mktemp("runs") / "run"
+    lv.visualize(smooth, layer="features.3", channel=[1, 2], iterations=4, store=request.param, out=run, logger="none")
+    assert lv.check(run, smooth)
+    return run
+
+
+def stated(run: Path, network: Network, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what a check that fails states of a run."""
+    try:
+        assert not lv.check(run, network, progress=True)
+    except LitVizError as error:
+        return str(error)
+    return " ".join(capsys.readouterr().err.split())
+
+
+def forged(run: Path, name: str) -> None:
+    """Forge a value of the first record."""
+    values = values_of(loaded(run).records().of_index(0))
+    value = OTHERS.get(name, another(values.get(name)))
+    forge(run, 0, name, 1 if value is None else value)
+
+
+def test_every_value_of_a_record_is_verified_or_of_the_run(classes: Path, channels: Path) -> None:
+    for run, names in ((classes, OF_CLASSES), (channels, OF_LAYERS)):
+        stored = set(values_of(loaded(run).records().of_index(0)))
+        assert stored - OF_THE_RUN - set(OF_THE_QUEUE) == set(names) - set(OF_THE_QUEUE)
+
+
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_a_forged_value_of_a_class_is_named(
+    name: str, classes: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(classes, tmp_path / "run")
+    forged(run, name)
+    text = stated(run, smooth, capsys)
+    assert f"{name}" in text.partition("is not as recorded")[2]
+    assert "not as recorded: apple" in text
+    evidence = loaded(run).evidence().pictures
+    assert evidence is not None
+    assert (evidence.same, evidence.wrong) == (1, ["apple"])
+    assert "not as recorded: apple" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", OF_LAYERS)
+def test_a_forged_value_of_a_channel_is_named(
+    name: str, channels: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(channels, tmp_path / "run")
+    forged(run, name)
+    text = stated(run, smooth, capsys)
+    if name in ("layer", "channel"):
+        assert f"the {name} of task 0 is" in text
+    else:
+        assert f"{name} " in text.partition("is not as recorded")[2]
+
+
+def test_a_format_that_is_none_is_one_sentence(
+    classes: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(classes, tmp_path / "run")
+    forge(run, 0, "format", {"kind": "x"})
+    assert "a recorded format of a file must be one, got {'kind': 'x'}: start another run" in stated(run, smooth, capsys)
+
+
+@pytest.mark.parametrize("name", OF_THE_QUEUE)
+def test_a_record_of_another_task_is_refused(
+    name: str, classes: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(classes, tmp_path / "run")
+    forged(run, name)
+    text = stated(run, smooth, capsys)
+    word = {"index": "its record is of task 1", "error": "and has an error"}
+    assert word.get(name, f"the {name} of task 0 is") in text
+    with pytest.raises(LitVizError, match="start another run"):
+        lv.resume(run, smooth)
+
+
+def test_rounding_on_another_machine_is_no_mismatch(classes: Path, smooth: Network, tmp_path: Path) -> None:
+    run = shutil.copytree(classes, tmp_path / "run")
+    record = loaded(run).records().of_index(1)
+    for name in ("probability", "logit"):
+        forge(run, 1, name, values_of(record)[name] * (1 + 1e-6))
+    assert lv.check(run, smooth)
+
+
+def test_a_judge_that_is_not_installed_is_not_stated(
+    classes: Path, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_viz.evidence.class_visualization.held_out_judge", lambda _: lambda *_: {})
+    run = shutil.copytree(classes, tmp_path / "run")
+    assert lv.check(run, smooth)
+    assert not loaded(run).records().of_index(0)["judges"]
