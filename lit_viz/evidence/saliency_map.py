@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_viz.engine.module import image_digest
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.comparison import Scored, report_mismatches
+from lit_viz.evidence.comparison import Scored, different_value, report_mismatches
 from lit_viz.evidence.saliency.faithfulness import evaluate_maps
 from lit_viz.evidence.saliency.mismatches import map_mismatches
 from lit_viz.evidence.verifier import EvidencePart, EvidenceSettings, OutcomeVerifier
@@ -138,10 +138,11 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
                 (texts[key],) = self.module.network.read(photograph[None])
             text = texts[key]
             agrees = output.agrees(text, record.target, is_said=True)
-            if (record.text, record.text_agrees) != (text, agrees):
+            stated = list(different_value(record, "text", text))
+            stated += different_value(record, "text_agrees", agrees)
+            if stated:
                 wrong[record.name] = None
-                stated = f"the text is {text!r} ({agrees}), recorded {record.text!r} ({record.text_agrees})"
-                self.settings.notify(f"{record.name}: {stated}")
+                self.settings.notify(f"{record.name}: {'; '.join(stated)}")
         return EvidencePart(Evidence(texts=TextEvidence(read=len(texts), wrong=list(wrong))), not wrong)
 
     def _verify_records(self) -> EvidencePart:

@@ -113,7 +113,9 @@ def test_a_format_that_is_none_is_one_sentence(
 ) -> None:
     run = shutil.copytree(classes, tmp_path / "run")
     forge(run, 0, "format", {"kind": "x"})
-    assert "a recorded format of a file must be one, got {'kind': 'x'}: start another run" in stated(run, smooth, capsys)
+    assert "a recorded format of a file must be one, got {'kind': 'x'}: start another run" in stated(
+        run, smooth, capsys
+    )
 
 
 @pytest.mark.parametrize("name", OF_THE_QUEUE)

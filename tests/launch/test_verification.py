@@ -302,7 +302,7 @@ def test_a_record_that_contradicts_its_task_is_damage(
 @pytest.mark.parametrize(
     ("key", "stated"),
     [
-        ("label", "the record of .*png has neither a target nor a label: start another run"),
+        ("label", "the label of task 0 is None, and 0 in the queue.: start another run"),
         ("predicted", "predicted [a-z]+, recorded None"),
         ("l2", "L2 distance .*, recorded none"),
     ],
