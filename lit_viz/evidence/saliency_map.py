@@ -107,14 +107,14 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
         reducers: dict[str, str] = {}
         for name, method in self.module.methods.items():
             reducers[name] = self.module.reducer or method.reducer
-        before = records_of(self.outcomes, SaliencyRecord)
+        before = records_of(self.outcomes)
         localization = localize_run(self.outcomes, reducers, self._truth, self.storage)
         self._compare_boxes(before)
         return LocalizedMaps(Evidence(localization=localization.evidence()), localization=localization)
 
     def _compare_boxes(self, before: Sequence[SaliencyRecord]) -> None:
         """Compare the boxes of records, where they had some, with those that were computed again."""
-        computed = {record.index: record for record in records_of(self.outcomes, SaliencyRecord)}
+        computed = {record.index: record for record in records_of(self.outcomes)}
         for record in before:
             for name in ("box", "iou"):
                 recorded, value = plain(getattr(record, name)), plain(getattr(computed[record.index], name))
@@ -153,7 +153,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
         read = missing = 0
         for outcome in self.outcomes:
             record = outcome.record
-            if not isinstance(record, SaliencyRecord) or record.status != "done":
+            if record.status != "done":
                 continue
             read += 1
             reasons = self._reasons[record.index]

@@ -136,7 +136,7 @@ def _correct(record: Any, task: Task, before: Verdict, network: Network) -> Iter
     is_same = recorded == expected
     if not is_same and recorded is not None and expected is not None:
         highest = before.logits.topk(2).indices.tolist()
-        is_same = task.label in highest and _are_close(before, *highest)
+        is_same = task.label in highest and are_close(before, *highest)
     if not is_same:
         yield f"correct {expected}, recorded {recorded}"
 
