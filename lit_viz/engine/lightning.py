@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ with required("pytorch-lightning 2.6"):
     from pytorch_lightning.plugins.io import CheckpointIO
     from pytorch_lightning.plugins.precision import MixedPrecision
     from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+    from pytorch_lightning.trainer.states import TrainerFn
 
 #: Private attributes of Lightning that lit_viz sets, overrides or reads, and why; a test checks that they exist.
 PRIVATE_ATTRIBUTES = {
@@ -37,6 +38,9 @@ PRIVATE_ATTRIBUTES = {
     ),
     "pytorch_lightning.loops.fit_loop._FitLoop.__init__": "a run with a given Trainer has a loop of its own",
     "pytorch_lightning.loops.training_epoch_loop._TrainingEpochLoop.__init__": "it counts the steps of that loop",
+    "pytorch_lightning.LightningDataModule.trainer": (
+        "its assignment is the only call before Lightning warns about max_epochs; the Trainer is adapted then"
+    ),
     "pytorch_lightning.LightningModule._trainer": "whether a module has a Trainer, and its precision",
 }
 
@@ -167,6 +171,34 @@ def adapted_trainer(trainer: pl.Trainer) -> Iterator[None]:
         del loop._broadcast_sigterm_tensor
         if isinstance(precision, MixedPrecision):
             precision.scaler = scaler
+
+
+class AdaptingDataModule(pl.LightningDataModule):
+    """A data module whose Trainer is adapted to images for the duration of a training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._adapted = ExitStack()
+
+    @property
+    def trainer(self) -> pl.Trainer | None:
+        """The Trainer that has the data."""
+        return self._trainer
+
+    @trainer.setter
+    def trainer(self, trainer: pl.Trainer | None) -> None:
+        self._trainer = trainer
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            self._adapted.close()
+            self._adapted.enter_context(adapted_trainer(trainer))
+
+    def teardown(self, stage: str) -> None:
+        """Restore the Trainer."""
+        self._adapted.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Restore the Trainer."""
+        self._adapted.close()
 
 
 def adapt_strategy(trainer: pl.Trainer) -> None:

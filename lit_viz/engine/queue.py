@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from itertools import repeat
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.trainer.states import TrainerFn
-
-from lit_viz.engine.lightning import adapted_trainer
+from lit_viz.engine.lightning import AdaptingDataModule
 from lit_viz.errors import LitVizError
 from lit_viz.images.sources import Pictures
 from lit_viz.types import Task
 from lit_viz.utils.parts import INSTANCE, Part, plain_arguments, public_path
 
 
-class TaskQueue(Part, pl.LightningDataModule):
+class TaskQueue(Part, AdaptingDataModule):
     """The tasks of a run, in the order of their results.
 
     Args:
@@ -44,7 +40,6 @@ class TaskQueue(Part, pl.LightningDataModule):
         self.notes = list(notes)
         self.evidence = evidence
         self.network_classes: Sequence[str] | None = None
-        self._adapted = ExitStack()
         self._is_stored = False
 
     def form_with(self, module: Any) -> dict[str, dict[str, Any]]:
@@ -66,27 +61,6 @@ class TaskQueue(Part, pl.LightningDataModule):
 
     #: Status of each task that a run folder has, by index; they are not computed again.
     finished: Mapping[int, str] = {}
-
-    @property
-    def trainer(self) -> pl.Trainer | None:
-        """The Trainer that has the tasks; for the duration of a training it is adapted to images."""
-        return self._trainer
-
-    @trainer.setter
-    def trainer(self, trainer: pl.Trainer | None) -> None:
-        # Lightning sets it at the start of a training, before it warns about the number of epochs.
-        self._trainer = trainer
-        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
-            self._adapted.close()
-            self._adapted.enter_context(adapted_trainer(trainer))
-
-    def teardown(self, stage: str) -> None:
-        """Restore the Trainer."""
-        self._adapted.close()
-
-    def on_exception(self, exception: BaseException) -> None:
-        """Restore the Trainer."""
-        self._adapted.close()
 
     def setup(self, stage: str) -> None:
         """Broadcast the queue of rank 0, which alone has listed the photographs.
