@@ -53,7 +53,6 @@ from lit_viz.images.listing import photographs as list_photographs
 from lit_viz.networks import Network
 from lit_viz.zoo import WEIGHTS, planted_bands, planted_images
 from lit_viz.zoo.networks import VisionTransformer
-from scripts.rankings.closed_forms import UNITS, closed_form_errors, unit_errors
 from scripts.rankings.ground_truth import (
     BUDGETS,
     VARIANTS,
@@ -77,6 +76,7 @@ from scripts.rankings.ground_truth import (
 )
 from scripts.rankings.markdown import markdown_table
 from scripts.rankings.pairs import pair_measurements, pairs_table, true_measurements
+from tests.support.closed_forms import UNITS, closed_form_errors, unit_errors
 
 #: Agreement of two halves of the images below which the order of the methods is noise.
 LEAST_TAU = 0.8

@@ -333,3 +333,8 @@ def test_photographs_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert levels[5:] == levels[:2]
     assert labels == net.scores(x).argmax(1).tolist()
     assert (x.shape, len(material.photographs(net, 3)[1])) == ((7, 3, 224, 224), 3)
+
+
+def test_the_claims_of_the_paper_are_measured_in_ten_minutes() -> None:
+    paper = COMPARISONS["paper"]
+    assert paper.minutes(paper.rounds) <= 10

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lit_viz.attributions import ATTRIBUTIONS, FeatureAblation, Gradient, IntegratedGradients
 from lit_viz.attributions.attention import AttentionMap
-from scripts.rankings import closed_forms
-from scripts.rankings.closed_forms import (
+from tests.support import closed_forms
+from tests.support.closed_forms import (
     UNITS,
     closed_form_errors,
     image,

@@ -12,11 +12,16 @@ import torch
 from PIL import Image
 from torch.nn.functional import cosine_similarity
 
+import lit_viz as lv
 import scripts.recipes as recipes
+from lit_viz.errors import LitVizError
 from lit_viz.launch.methods import method_form
 from lit_viz.networks import Network
+from lit_viz.outputs import load_network
 from lit_viz.types import Record
+from scripts.judge import judge
 from scripts.recipes import COMMAND, Made, main, planned, spread
+from tests.support.networks import smooth_network
 
 OWN = "tests.support.networks:smooth_network"
 
@@ -145,3 +150,18 @@ def test_invalid_counts_are_rejected(
         main(["--recipes", "small", *judged, "--out", str(tmp_path / "out"), *words.split()])
     assert capsys.readouterr().err == f"recipes: {message}\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_judges_evaluate_the_images_of_a_group_separately(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: Network, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"views": 2, "group": 2, "wandb": "disabled"}
+    run = lv.visualize(smooth, [1], iterations=6, out=tmp_path / "run", **options)
+    monkeypatch.setattr("scripts.judge.load_network", lambda name, weights: smooth)
+    judge(str(tmp_path / "run"), ["same"])
+    record = run.records[0]
+    assert f"{record['probability']:.2f} ({record['rank']})" in capsys.readouterr().out
+    other = load_network(smooth_network(), labels=["a", "b", "c", "d", "e"], mean=0.5, std=0.25, size=16)
+    monkeypatch.setattr("scripts.judge.load_network", lambda name, weights: other)
+    with pytest.raises(LitVizError, match="unknown class 'banana': the classes are a, b, c, d, e"):
+        judge(str(tmp_path / "run"), ["other"])

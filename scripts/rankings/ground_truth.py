@@ -3,7 +3,8 @@
 Known answers: planted evidence, where a glyph alone decides the class, and disconnected cells (DiFull, Rao et al. 2022,
 arXiv:2205.10435), of which all but one cannot influence the score. Proxies: mosaics of photographs (grid pointing game,
 Boehle et al. 2021, arXiv:2104.00032), where the evidence is assumed to lie in the cell of the class, and removal of
-pixels (Petsiuk et al. 2018, arXiv:1806.07421). ``closed_forms`` has networks whose maps are known exactly.
+pixels (Petsiuk et al. 2018, arXiv:1806.07421). Networks whose maps are known exactly:
+``tests/support/closed_forms.py``.
 """
 
 from __future__ import annotations

@@ -24,7 +24,6 @@ from lit_viz.optim import Evaluate, State, StepRule
 from lit_viz.optim.rule import never
 from lit_viz.outputs import load_network
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
-from scripts.judge import judge
 from tests.support.networks import NAMES, smooth_network
 
 
@@ -237,18 +236,3 @@ def test_an_empty_folder_name_is_rejected(
     assert sentence(capsys) == "lit-viz: --out must not be empty, got ''"
     with pytest.raises(LitVizError, match=r"^out must not be empty"):
         lv.visualize(smooth, [1], out="")
-
-
-def test_judges_evaluate_the_images_of_a_group_separately(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: Network, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options: dict[str, Any] = {"views": 2, "group": 2, "wandb": "disabled"}
-    run = lv.visualize(smooth, [1], iterations=6, out=tmp_path / "run", **options)
-    monkeypatch.setattr("scripts.judge.load_network", lambda name, weights: smooth)
-    judge(str(tmp_path / "run"), ["same"])
-    record = run.records[0]
-    assert f"{record['probability']:.2f} ({record['rank']})" in capsys.readouterr().out
-    other = load_network(smooth_network(), labels=["a", "b", "c", "d", "e"], mean=0.5, std=0.25, size=16)
-    monkeypatch.setattr("scripts.judge.load_network", lambda name, weights: other)
-    with pytest.raises(LitVizError, match="unknown class 'banana': the classes are a, b, c, d, e"):
-        judge(str(tmp_path / "run"), ["other"])

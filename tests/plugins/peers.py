@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from scripts.benchmarks import environment
-from tests.support.peers import require_peers
+from tests.support.peers import environment, require_peers
 
 
 @pytest.fixture(scope="module")
