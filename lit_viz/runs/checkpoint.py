@@ -36,7 +36,7 @@ def write_checkpoint(folder: FolderStorage) -> None:
 class LastCheckpoint:
     """The last checkpoint of a run folder: the segments that belong to it, and the tasks in progress.
 
-    TaskSegments that it does not name are later, and computed again. A complete run has all segments, also without a
+    Segments that it does not name are later, and computed again. A complete run has those of its seal, also without a
     checkpoint.
 
     Args:
@@ -53,7 +53,7 @@ class LastCheckpoint:
         self._checkpoint = checkpoint if checkpoint is not None else self._read()
         self._state = check_run_state(self._checkpoint.get("lit_viz"))
         self._stated = _checked_store(self._checkpoint.get(STORE, {}))
-        expected = None if self.seal.is_complete else self._stated.get("segments", {})
+        expected = self.seal.segments if self.seal.is_complete else self._stated.get("segments", {})
         self._segments = folder.load(expected)
         in_progress = self._stated.get("in_progress", {})
         self._in_progress: dict[int, Contents] = {}

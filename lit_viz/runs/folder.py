@@ -314,7 +314,7 @@ class FolderStorage(Storage):
         with self._lock:
             return self.load() if self._segments is None else self._segments
 
-    def load(self, expected: Mapping[str, int] | None = None) -> TaskSegments:
+    def load(self, expected: Mapping[str, int | None] | None = None) -> TaskSegments:
         """Read the finished tasks again; see :class:`~lit_viz.runs.segments.TaskSegments`."""
         with self._lock:
             self._segments = TaskSegments(self.path, self.digest, expected)
@@ -397,16 +397,15 @@ class FolderStorage(Storage):
         """
         segments = self.segments
         with translate_write_errors(self.path):
-            for path in segment_files(self.path):
+            for path in (self.path / layout.SEGMENTS).glob("[!.]*.jsonl"):
                 if path.name not in segments.counts:
                     path.unlink()
             if damaged or segments.damaged:
                 segments.rewrite(lambda index, line: None if index in damaged else line, damaged, damaged=True)
                 segments = self.load()
-            stems = {Path(name).stem for name in segments.counts}
-            for name in tar_files(self.path):
-                if Path(name).stem not in stems:
-                    (self.path / name).unlink()
+            for foreign in self.foreign_files():
+                if foreign.name.startswith(f"{layout.TARS}/"):
+                    (self.path / foreign.name).unlink()
             for index, name in list(task_files(self.path)):
                 continues = index in in_progress and name in in_progress[index].files
                 if index not in segments.finished and not continues:

@@ -63,6 +63,11 @@ class IndexedLines(Mapping[int, str]):
         position = int(np.searchsorted(self.indices, index))
         return position if position < len(self) and self.indices[position] == index else None
 
+    def place(self, index: int) -> tuple[Path, int]:
+        """Return the file of a line, and its offset."""
+        position = int(np.searchsorted(self.indices, index))
+        return self.paths[int(self.files[position])], int(self._offsets[position])
+
     def at(self, position: int) -> str:
         """Return the line at a position in task order.
 

@@ -100,6 +100,12 @@ class Seal:
             return cls({}, is_damaged=True)
         return cls(files, values.get("complete") is True)
 
+    @property
+    def segments(self) -> dict[str, None]:
+        """The listed segments, each with any number of tasks."""
+        listed = sorted(name for name in self.files if name.startswith(f"{SEGMENTS}/"))
+        return dict.fromkeys(name.partition("/")[2] for name in listed)
+
     @staticmethod
     def write(root: Path, complete: bool) -> None:
         """Write the seal with the files as they are on the disk."""

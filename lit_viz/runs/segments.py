@@ -23,8 +23,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lit_viz.errors import LitVizError
 from lit_viz.runs.layout import SEGMENTS
 from lit_viz.runs.lines import IndexedLines
@@ -42,6 +40,7 @@ from lit_viz.utils.files import (
 MOST_TASKS = 1000
 _START = re.compile(r'\{"index": (\d{1,18}), "status": "(\w{1,20})", "run": "(\w{64})", "record": ')
 _ROWS = ', "rows": '
+_NAME = re.compile(r"(\d+of\d+-)?\d{6,}\.jsonl")  # of a shard, with its name
 _END = len(', "sha256": ""}\n') + 64
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
@@ -138,7 +137,7 @@ class TaskSegments:
     Args:
         root: run folder.
         run: digest of the run, which its lines have.
-        expected: number of tasks of each segment that counts, by name. Default: all segments, with any number.
+        expected: number of tasks of each segment that counts, by name; None for any. Default: all segments.
 
     Attributes:
         lines: the lines.
@@ -148,7 +147,7 @@ class TaskSegments:
         records: records that were read, of some tasks.
     """
 
-    def __init__(self, root: Path, run: str, expected: Mapping[str, int] | None = None) -> None:
+    def __init__(self, root: Path, run: str, expected: Mapping[str, int | None] | None = None) -> None:
         self._root, self._run = root, run
         paths = segment_files(root)
         if expected is not None:
@@ -161,7 +160,7 @@ class TaskSegments:
         for name, count in (self.counts if expected is None else expected).items():
             if name not in self.counts:
                 self.damaged[name] = MISSING
-            elif count != self.counts[name] or count == 0:
+            elif count not in (None, self.counts[name]) or self.counts[name] == 0:
                 self.damaged.setdefault(name, CHANGED)
         self.values = lru_cache(64)(self._values)
 
@@ -170,8 +169,8 @@ class TaskSegments:
         for number, path in enumerate(paths):
             for offset, line in lines_with_offsets(path):
                 match, reason = self._match(line)
-                if match is None:
-                    self.damaged.setdefault(path.name, reason)
+                if match is None or int(match[1]) in self.finished:  # a line that was copied
+                    self.damaged.setdefault(path.name, reason or CHANGED)
                     continue
                 index, status = int(match[1]), match[2]
                 self.finished[index] = statuses.setdefault(status, status)
@@ -215,17 +214,18 @@ class TaskSegments:
             damaged: whether damaged segments are replaced too, without the lines that are not as they were written.
             before: is called before the first is replaced.
         """
-        positions = np.searchsorted(self.lines.indices, sorted(indices))
-        affected = {self.lines.paths[number] for number in set(self.lines.files[positions].tolist())}
+        affected = {self.lines.place(index)[0] for index in indices}
         if damaged:
             affected.update(self._root / SEGMENTS / name for name in self.damaged if name in self.counts)
         emptied: list[Path] = []
         with ExitStack() as replacements:
             for path in sorted(affected):
                 lines: list[str] = []
-                for _, line in lines_with_offsets(path):
+                for offset, line in lines_with_offsets(path):
                     match, _ = self._match(line)
-                    changed = None if match is None else change(int(match[1]), line)
+                    if match is None or self.lines.place(int(match[1])) != (path, offset):
+                        continue
+                    changed = change(int(match[1]), line)
                     if changed is not None:
                         lines.append(changed)
                 if lines:
@@ -260,4 +260,4 @@ def _is_row(row: Any) -> bool:
 
 def segment_files(root: Path) -> list[Path]:
     """Return the segments of a run folder."""
-    return sorted((root / SEGMENTS).glob("[!.]*.jsonl"))
+    return sorted(path for path in (root / SEGMENTS).glob("[!.]*.jsonl") if _NAME.fullmatch(path.name))

@@ -163,6 +163,26 @@ def exchanged(lines: Lines) -> Lines:
     return [lines[0].replace(one, other), lines[1].replace(other, one), *lines[2:]]
 
 
+def renamed(run: Path) -> None:
+    path = segment_files(run)[0]
+    path.rename(path.with_name(path.name.replace("00.jsonl", "90.jsonl")))
+
+
+def copied(run: Path) -> None:
+    """Copy a segment to one with a later name."""
+    path = segment_files(run)[0]
+    shutil.copyfile(path, path.with_name(path.name.replace("00.jsonl", "90.jsonl")))
+
+
+def gathered(run: Path) -> None:
+    """Append the lines of the first segment to those of the second."""
+    first, second = segment_files(run)[:2]
+    text = second.read_text() + first.read_text()
+    second.unlink()
+    second.write_text(text)
+    first.unlink()
+
+
 #: Edits of the first of the segments, and the number of tasks that they lose.
 EDITS: dict[str, tuple[Edit, int]] = {
     "same length": (on_lines(lambda lines: [seed(lines[0], "7"), *lines[1:]]), 1),
@@ -173,6 +193,11 @@ EDITS: dict[str, tuple[Edit, int]] = {
     "last deleted": (on_lines(lambda lines: lines[:-1]), 1),
     "joined": (on_lines(lambda lines: ["".join(lines).replace("\n", "", 1)]), 2),
     "exchanged": (on_lines(exchanged), 2),
+    "doubled": (on_lines(lambda lines: [*lines, lines[0]]), 0),
+    "renamed": (renamed, 2),
+    "renamed to no number": (lambda run: segment_files(run)[0].rename(run / "records" / "x.jsonl"), 2),
+    "copied": (copied, 0),
+    "gathered": (gathered, 0),
     "emptied": (on_lines(lambda _: []), 2),
     "deleted": (lambda run: segment_files(run)[0].unlink(), 2),
 }
@@ -181,8 +206,8 @@ EDITS: dict[str, tuple[Edit, int]] = {
 #: Edits of runs that have the segments of any other.
 SOME_EDITS = ("longer", "last deleted", "exchanged")
 CASES = [("finished", name) for name in EDITS]
-CASES += [("killed", name) for name in (*SOME_EDITS, "joined", "deleted")]
-CASES += [("merged", name) for name in SOME_EDITS]
+CASES += [("killed", name) for name in (*SOME_EDITS, "joined", "deleted", "doubled", "gathered")]
+CASES += [("merged", name) for name in (*SOME_EDITS, "doubled", "renamed")]
 
 
 def states(run: Path) -> Callable[[], object]:
@@ -204,7 +229,8 @@ def test_an_edited_record_is_refused_and_computed_again(
     assert not (run / "csv").exists()
     started = computed(monkeypatch)
     stated = resumed(run, smooth)
-    assert stated[0].startswith(f"{lost} task{'s are' if lost > 1 else ' is'} computed again: records/")
+    if lost:
+        assert stated[0].startswith(f"{lost} task{'s are' if lost > 1 else ' is'} computed again: records/")
     assert len(started) == lost + (1 if kind == "killed" else 0)  # another one is in progress
     expected = runs.made(store, "finished" if kind == "killed" else kind)
     assert facts(run) == facts(expected)
