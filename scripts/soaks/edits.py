@@ -280,7 +280,7 @@ def _of_bookkeeping() -> _Listed:
         "manifest: cut": ("fact", cut("manifest.json")),
         "manifest: emptied": ("fact", empty("manifest.json")),
         "manifest: not complete": ("fact", replace("manifest.json", '"complete": true', '"complete": false')),
-        "manifest: size": ("fact", replace("manifest.json", '"size": ', '"size": 1')),
+        "manifest: size": ("fact", replace("manifest.json", '(000000.jsonl": {\\s*"size": )', "\\g<1>1")),
         "manifest: name of a file": ("fact", replace("manifest.json", "records/000000", "records/000009")),
         "checkpoint: deleted": ("free", unlink("checkpoints/last.ckpt")),
         "checkpoint: cut": ("free", cut("checkpoints/last.ckpt")),
