@@ -366,7 +366,7 @@ def merge(
     """Merge the shards of a run to one run, and compute its evidence, figure and report.
 
     The records, images, maps and metrics of the shards are unchanged; files are linked, or copied to another file
-    system. The shards are compared with their manifests first.
+    system. The shards are compared with their digests first.
 
     Args:
         folders: run folders of shards, or the folder that contains them.

@@ -63,7 +63,7 @@ def delete_epochs(folder: str | Path, after: int) -> None:
 
 
 def read_epochs(folder: str | Path, notify: Notify = remark) -> dict[int, list[Outcome]]:
-    """Return the outcomes in the run folders of a probe, by epoch, compared with their manifests.
+    """Return the outcomes in the run folders of a probe, by epoch, compared with their digests.
 
     Args:
         folder: ``out`` of a probe.

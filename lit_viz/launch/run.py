@@ -602,7 +602,7 @@ def check_settings(
 def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStorage, settings: EvidenceSettings) -> bool:
     """Compute evidence for the outcomes in a run folder, and write it there; return whether no check has failed.
 
-    Before, the folder is compared with its manifest. Afterwards, figures that are missing or damaged are drawn again.
+    Before, the folder is compared with its digests. Afterwards, figures that are missing or damaged are drawn again.
 
     Raises:
         LitVizError: the folder is in use, is not complete, was changed, or is of another network.
