@@ -224,14 +224,6 @@ class Slots(nn.Module):
         return entry
 
     @staticmethod
-    def logged_iteration(entry: Mapping[str, Any]) -> int:
-        """Return the updates of the task of a checkpoint entry, including its earlier images."""
-        updates = int(entry["state"][ITERATION])
-        if EARLIER in entry:
-            updates += int(entry[EARLIER]["updates"])
-        return updates
-
-    @staticmethod
     def is_entry(entry: Any) -> bool:
         """Return whether a value has the types of a checkpoint entry."""
         if not isinstance(entry, dict) or not {"task", "completed", "image", "state", *_COUNTS} <= entry.keys():

@@ -263,16 +263,13 @@ def best_late_figure(figures: Sequence[LayerNaturalness]) -> float | None:
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
     """Return the Spearman correlations of the rows of ``(N, C)`` and ``(M, C)``, ``(N, M)``; ties have mean ranks."""
-    correlations: Tensor = _standardized(_ranks(a)) @ _standardized(_ranks(b)).T
+    correlations: Tensor = standardized_ranks(a) @ standardized_ranks(b).T
     return correlations
 
 
-def _ranks(rows: Tensor) -> Tensor:
-    """Return mean ranks of each row, float64."""
-    return torch.from_numpy(rankdata(rows.double().numpy(), axis=1))  # in float32, SciPy 1.18 has float32 ranks
-
-
-def _standardized(ranks: Tensor) -> Tensor:
+def standardized_ranks(rows: Tensor) -> Tensor:
+    """Return the mean ranks of each row ``(N, C)``, centered and of length 1, float64; zeros for a constant row."""
+    ranks = torch.from_numpy(rankdata(rows.double().numpy(), axis=1))  # in float32, SciPy 1.18 has float32 ranks
     centered = ranks - ranks.mean(1, keepdim=True)
     lengths: Tensor = centered.norm(dim=1, keepdim=True)
     return centered / lengths.clamp(min=1e-12)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from lit_viz.errors import require
+from lit_viz.evidence.naturalness import standardized_ranks
 from lit_viz.units.survey import LayerSurvey
 
 _BLOCK = 2**20  # activations in memory
@@ -74,11 +75,5 @@ def _jaccard(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _spearman(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the Spearman correlation of each column of two arrays ``(P, U)``; ties have mean ranks."""
-    x, y = _centered_ranks(a), _centered_ranks(b)
-    lengths = np.linalg.norm(x, axis=0) * np.linalg.norm(y, axis=0)
-    return np.asarray((x * y).sum(0) / np.maximum(lengths, 1e-12))
-
-
-def _centered_ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    ranks: NDArray[np.float64] = rankdata(values.astype(np.float64), axis=0)
-    return np.asarray(ranks - ranks.mean(0))
+    ranks = [standardized_ranks(torch.from_numpy(values.T)) for values in (a, b)]
+    return np.asarray((ranks[0] * ranks[1]).sum(1).numpy())

@@ -95,11 +95,6 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> None:
         file.writelines(lines)
 
 
-def file_size(path: Path) -> int:
-    """Return the size of a file in bytes; 0 if it is missing."""
-    return path.stat().st_size if path.exists() else 0
-
-
 def file_version(path: Path) -> tuple[int, int] | None:
     """Return what changes when a file is written, its size and the time of it; None if it is missing."""
     if not path.exists():
