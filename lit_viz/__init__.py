@@ -16,10 +16,11 @@ from lit_viz._version import __version__
 
 if TYPE_CHECKING:
     from lit_viz import attacks, attributions, callbacks, functional, images, objectives, optim, outputs, zoo
-    from lit_viz.api import attack, check, log, merge, read, resume, run, saliency, visualize
+    from lit_viz.api import attack, check, compare, log, merge, read, resume, run, saliency, visualize
     from lit_viz.callbacks.probe import Probe
     from lit_viz.engine.queue import TaskQueue
     from lit_viz.errors import LitVizError
+    from lit_viz.launch.comparison import Comparison
     from lit_viz.launch.run import Run
     from lit_viz.loggers.base import LoggerSettings
     from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
 
 # Modules of the public names; imported on first use, so that the help of the command line does not import torch.
 _MODULES = {
-    "lit_viz.api": ("attack", "check", "log", "merge", "read", "resume", "run", "saliency", "visualize"),
+    "lit_viz.api": ("attack", "check", "compare", "log", "merge", "read", "resume", "run", "saliency", "visualize"),
     "lit_viz.callbacks.probe": ("Probe",),
     "lit_viz.errors": ("LitVizError",),
     "lit_viz.engine.queue": ("TaskQueue",),
+    "lit_viz.launch.comparison": ("Comparison",),
     "lit_viz.launch.run": ("Run",),
     "lit_viz.loggers.base": ("LoggerSettings",),
     "lit_viz.methods": ("AdversarialExample", "ClassVisualization", "SaliencyMap", "UniversalPerturbation"),
@@ -57,6 +59,7 @@ __all__ = [
     "AdversarialExample",
     "ClassTasks",
     "ClassVisualization",
+    "Comparison",
     "ImageTasks",
     "LayerTasks",
     "LitVizError",
@@ -78,6 +81,7 @@ __all__ = [
     "attributions",
     "callbacks",
     "check",
+    "compare",
     "functional",
     "images",
     "load_network",

@@ -17,6 +17,7 @@ from lit_viz.images import Parameterization
 from lit_viz.images.reading import Fit
 from lit_viz.images.sources import ImageLike, Images, Normalization, picture_size
 from lit_viz.launch.answers import texts_by_name
+from lit_viz.launch.comparison import Comparison, compare_runs, run_in_folder
 from lit_viz.launch.execute import execute, finished, run
 from lit_viz.launch.form import Form
 from lit_viz.launch.logs import log_run
@@ -32,6 +33,7 @@ from lit_viz.networks.loading import load
 from lit_viz.objectives import Objective
 from lit_viz.objectives.layers import Axis
 from lit_viz.optim import StepRule
+from lit_viz.presentations import FigureFormat
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.tar_store import open_run
 from lit_viz.utils.checking import checked_types
@@ -39,7 +41,7 @@ from lit_viz.utils.formatting import Notify, choose_notify, remark
 
 MethodLike = str | Attribution | type[Attribution]
 
-__all__ = ["attack", "check", "log", "merge", "read", "resume", "run", "saliency", "visualize"]
+__all__ = ["attack", "check", "compare", "log", "merge", "read", "resume", "run", "saliency", "visualize"]
 
 
 @checked_types
@@ -418,6 +420,41 @@ def log(
     if path is None:
         raise LitVizError("a run in memory can't be logged: run.save(folder) writes a run folder")
     return log_run(path, to, logging or LoggerSettings(), choose_notify(progress) or remark)
+
+
+@checked_types
+def compare(
+    folders: Run | str | Path | Sequence[Run | str | Path],
+    *,
+    eps: float | str | Sequence[float | str] = (),
+    out: str | Path | None = None,
+    figure: FigureFormat = "png",
+) -> Comparison:
+    """Compare the methods or attacks of runs: one table and figure with 95 % intervals.
+
+    Saliency methods are compared by the saliency metrics of ``lit-viz check RUN --faithfulness``, if they were
+    computed, and attacks by robust photographs, successes and sizes of the changes; all by evaluations and time.
+
+    Args:
+        folders: run folders; in Python also runs.
+        eps: radii at which attacks that minimize the change are compared, by the distances of their files. Default:
+            the radii of the other attacks.
+        out: folder for ``comparison.csv`` and the figure. Default: nothing is written.
+        figure: format of the figure: ``png``, ``pdf`` or ``svg``.
+
+    Returns:
+        The comparison, with ``table()``, ``to_pandas()``, ``figure()`` and ``save(folder)``.
+
+    Raises:
+        LitVizError: a folder is not a run, is not complete or was changed, or no task is finished.
+    """
+    radii = eps.split(",") if isinstance(eps, str) else eps
+    given = [folders] if isinstance(folders, (str, Path, Run)) else folders
+    runs = [run.compared if isinstance(run, Run) else run_in_folder(run) for run in given]
+    comparison = compare_runs(runs, [radii] if isinstance(radii, (float, int)) else radii)
+    if out is not None:
+        comparison.save(out, figure=figure)
+    return comparison
 
 
 # -- helpers

@@ -54,6 +54,7 @@ _SUMMARIES = {
     "check": ("RUN", "compute all evidence of a run"),
     "resume": ("RUN", "continue a run, or print the results of a finished one"),
     "status": ("RUN ...", "how far runs and shards are, and which make no progress"),
+    "compare": ("RUN RUN ...", "compare methods or attacks of runs: one table and figure"),
     "merge": ("SHARD ... --out RUN", "merge the shards of a run, with evidence, figure and report"),
     "log": ("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV"),
     "epochs": ("FOLDER", "draw the results of a probe by epoch"),
@@ -179,6 +180,7 @@ def _dispatch(arguments: list[str]) -> None:
         "check": _check,
         "resume": _resume,
         "status": _status,
+        "compare": _compare,
         "merge": _merge,
         "log": _log,
         "epochs": _epochs,
@@ -358,6 +360,17 @@ def _status(words: list[str]) -> None:
     if len(states) > 1:
         rows.append(total(states).row())
     _print_table(console if console.is_terminal else Console(width=150, emoji=False), rows)
+
+
+def _compare(words: list[str]) -> None:
+    values = _values("compare", words, "folders")
+    from lit_viz.api import compare
+    from lit_viz.launch.options import utc_now
+
+    out = values.setdefault("out", f"runs/compare/{utc_now()}")
+    print(compare(**values).table())
+    for path in sorted(Path(out).glob("comparison.*")):
+        print(f"results  {path}")
 
 
 def _merge(words: list[str]) -> None:

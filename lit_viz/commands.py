@@ -286,6 +286,17 @@ def _status_parser() -> Parser:
     return parser
 
 
+def _compare_parser() -> Parser:
+    from lit_viz import api
+
+    summary = "Compare the methods or attacks of runs: one table and figure with 95 % intervals."
+    parser = Parser("compare", "RUN ... [options]", summary, "runs/pgd runs/ddn --eps 2/255,4/255")
+    parser.add_positional("folders", "run folders", several=True)
+    parser.texts["out"] = "folder for comparison.csv and the figure. Default: runs/compare/<time>."
+    parser.add("Options", api.compare, skip=("folders",))
+    return parser
+
+
 def _merge_parser() -> Parser:
     from lit_viz import api
 
@@ -389,6 +400,7 @@ _PARSERS = {
     "check": _check_parser,
     "resume": _resume_parser,
     "status": _status_parser,
+    "compare": _compare_parser,
     "merge": _merge_parser,
     "log": _log_parser,
     "epochs": _epochs_parser,

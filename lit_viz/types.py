@@ -347,8 +347,9 @@ class Record(JsonObject):
         tile: the part of a large image that it is about.
         metrics: scalars of the final image, by name; ``probability`` of the target or the label, or ``score``
             if scores are numbers.
-        settings: what the method records of itself, by name.
-        norm, eps: norm and radius of the ball, in units of [0, 1], of an attack with a budget; else None.
+        settings: settings of the method and what it records of itself, by name.
+        norm, eps: norm of the perturbation that an attack bounds or minimizes, and radius of its ball in units of
+            [0, 1], if it has one.
         l2, linf: Euclidean norm and largest absolute value of a change, in units of [0, 1].
     """
 

@@ -201,7 +201,7 @@ class Attack(StepRule):
 
     def record_fields(self, state: State) -> dict[str, Any]:
         """Return the attack's fields of an image's record; ``state`` has one row."""
-        return {}
+        return {"norm": self.norm.name}
 
 
 class BudgetAttack(Attack):
@@ -247,7 +247,7 @@ class BudgetAttack(Attack):
         return eps
 
     def record_fields(self, state: State) -> dict[str, Any]:
-        return {"norm": self.norm.name, "eps": float(state["eps"])}
+        return {**super().record_fields(state), "eps": float(state["eps"])}
 
     def project(self, x: Tensor, state: State) -> Tensor:
         """Return the nearest feasible images."""

@@ -54,10 +54,12 @@ ATTRIBUTIONS: dict[str, type[Attribution]] = {
 
 
 def title_of(name: str) -> str:
-    """Return the title of a method in figures: that of its class, or its name."""
-    kind = ATTRIBUTIONS.get(name)
+    """Return the title of a method in figures: that of its class, or its name; with its settings, if the name has
+    them (:func:`~lit_viz.utils.parts.distinct_names`)."""
+    short, comma, settings = name.partition(",")
+    kind = ATTRIBUTIONS.get(short)
     title: str = vars(kind).get("title", "") if kind is not None else ""
-    return title or name.replace("_", " ")
+    return (title or short.replace("_", " ")) + comma + settings
 
 
 def method_name(method: Attribution) -> str:

@@ -36,6 +36,7 @@ from lit_viz.runs.evidence import (
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import AdversarialRecord, radius_text
 from lit_viz.runs.results import Outcome, records_of
+from lit_viz.utils.parts import settings_of
 
 #: Figure of the saliency maps of originals and adversarial images.
 EXPLAINED = "explained.png"
@@ -152,9 +153,8 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
         module, folder, record = self.module, self.storage, outcome.record
         assert isinstance(folder, FolderStorage)
         task = goal_task(module, folder.queue().of_index(record.index), record)
-        norm = eps = None
+        eps = None
         if isinstance(module.attack, BudgetAttack):
-            norm = module.attack.norm
             eps = module.attack.eps if task.eps is None else float(task.eps)
         return RecordedFile(
             file=folder.path / str(record.file),
@@ -162,8 +162,9 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
             source=outcome.source,
             resolve=partial(module.resolve_task, task),
             attack=attack_name(module.attack),
-            norm=norm,
+            norm=module.attack.norm,
             eps=eps,
+            settings=settings_of(module.attack),
         )
 
     def _break_down(self) -> EvidencePart:

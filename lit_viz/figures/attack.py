@@ -56,7 +56,7 @@ def attack_figure(outcomes: Sequence[Attacked]) -> Figure:
     is_clipped = False
     for outcome in drawn:
         record = outcome.record
-        comparison = _Comparison.of(outcome)
+        comparison = _AttackedPictures.of(outcome)
         is_clipped |= comparison.is_clipped
         rows.append([_row_head(record), *comparison.cells(record, width)])
         if has_own_plots:
@@ -123,7 +123,7 @@ def _row_head(record: AdversarialRecord) -> Grid:
 
 
 @dataclass(frozen=True)
-class _Comparison:
+class _AttackedPictures:
     """Original and result of an attack, and their differences on mid-gray.
 
     Attributes:
@@ -139,7 +139,7 @@ class _Comparison:
     clipped: Sequence[float]
 
     @classmethod
-    def of(cls, outcome: Attacked) -> _Comparison:
+    def of(cls, outcome: Attacked) -> _AttackedPictures:
         files = [picture for picture in outcome.pictures() if picture is not None]
         original, result = map(_values, files)
         change = result - original

@@ -29,6 +29,7 @@ from lit_viz.utils.limits import MOST_CURVES
 AXIS = 0.36
 _TITLE = 1.12  # width of the title of a strip in inches
 _STRIP = 0.42  # height of a strip in inches
+_MOST_COUNTS = 7  # written at the points of a robustness curve
 
 
 def is_geometric(iterations: NDArray[np.float64]) -> bool:
@@ -288,7 +289,8 @@ def _plot_robustness(curves: Sequence[_RobustCurve], norm: Norm, what: str, axes
         axes.plot(curve.radii, shares, clip_on=False, marker="o", ms=size, mec="white", mew=0.5, **curve.line)
         if curve is curves[-1] and curve.points:
             plot_band(axes, curve.radii, curve.points, curve.line["color"])
-            _write_counts(axes, curve)
+            if len(curve.points) <= _MOST_COUNTS:
+                _write_counts(axes, curve)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
     axes.set_ylabel(what, size=NORMAL)

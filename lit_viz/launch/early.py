@@ -22,7 +22,7 @@ from lit_viz.utils.labels import find_class, imagenet_labels
 #: Prefixes of images that are no files.
 _NAMED_IMAGES = ("packaged:", "zoo:", "array:")
 #: Commands whose positional word is the folder of a run.
-_OF_RUNS = ("check", "resume", "log")
+_OF_RUNS = ("check", "compare", "resume", "log")
 #: Options whose value is a class, or several.
 _CLASSES = ("target", "label", "against")
 #: Values of these options that are no classes.
@@ -123,7 +123,7 @@ def check_words(command: str, words: Sequence[str]) -> None:
         hidden = [word for word, option in options.items() if not option.shown]
         raise unknown_option(f"lit-viz {command}", read.unknown, known, hidden)
     if command in _OF_RUNS:
-        _check_run(read.positional)
+        _check_runs(read.positional if command == "compare" else read.positional[:1])
     if read.unknown:  # whether it has a value is not known
         return
     if command in ("saliency", "attack"):
@@ -235,10 +235,10 @@ def unknown_configuration(name: str, packaged: Sequence[str]) -> LitVizError:
     return LitVizError(f"there is no configuration {name}{hint}")
 
 
-def _check_run(folders: Sequence[str]) -> None:
+def _check_runs(folders: Sequence[str]) -> None:
     from lit_viz.runs.access import check_is_run
 
-    for folder in folders[:1]:
+    for folder in folders:
         check_is_run(folder)
 
 

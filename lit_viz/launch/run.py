@@ -31,6 +31,7 @@ from lit_viz.figures.evolution import save_evolution
 from lit_viz.figures.layout import footer
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.figures.style import save_figure, with_notebook_png
+from lit_viz.launch.comparison import ComparedRun, Comparison, compare_runs
 from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.launch.resume import check_identity, check_records
 from lit_viz.launch.trainer import failures_of_run
@@ -265,9 +266,9 @@ class Run:
 
     def figure(self) -> Figure:
         """Return the figure of the run; a notebook displays it."""
-        evidence = None if self._storage is None else self._storage.evidence()
         with self.captions():
-            return with_notebook_png(self.presentation.figure(self.outcomes, self._options.figure_options, evidence))
+            drawn = self.presentation.figure(self.outcomes, self._options.figure_options, self.stored_evidence)
+        return with_notebook_png(drawn)
 
     @property
     def is_drawn(self) -> bool:
@@ -361,6 +362,29 @@ class Run:
         if self.folder is None:
             self._verify_once()
         return self._storage.evidence()
+
+    @property
+    def stored_evidence(self) -> Evidence:
+        """The evidence that was computed so far."""
+        return Evidence() if self._storage is None else self._storage.evidence()
+
+    def faithfulness(self) -> Comparison:
+        """Return the saliency metrics by method with 95 % intervals, as a table, a DataFrame and a figure.
+
+        They are computed first, if :meth:`check` has not yet done so.
+
+        Raises:
+            LitVizError: the run has no saliency maps.
+        """
+        if self.stored_evidence.faithfulness is None:
+            self.check(faithfulness=True)
+        return compare_runs([self.compared])
+
+    @property
+    def compared(self) -> ComparedRun:
+        """The run as it is compared with others."""
+        name = "memory" if self.folder is None else str(self.folder)
+        return ComparedRun(name, self._network.name, self.presentation, self.outcomes, self.stored_evidence)
 
     def check(
         self,

@@ -280,6 +280,8 @@ def _summary(records: Sequence[Record]) -> dict[str, float]:
         if record.status != "done":
             continue
         for key, value in record.flat().items():
+            if key in record.settings:
+                continue
             if isinstance(value, bool):
                 flags[key].append(value)
             elif isinstance(value, float) and math.isfinite(value):

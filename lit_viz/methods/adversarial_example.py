@@ -24,6 +24,7 @@ from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
 from lit_viz.runs.records import AdversarialRecord, NamedBox, named_boxes
 from lit_viz.types import Record, Task
+from lit_viz.utils.parts import settings_of
 
 
 class AdversarialExample(AttackTraining):
@@ -252,7 +253,7 @@ class AdversarialExample(AttackTraining):
 
     def _settings(self, n: int) -> dict[str, Any]:
         """Return the attack's fields of a record, with the radius in the unit of the files if they have one."""
-        settings = self.attack.record_fields(self.slots.state_of([n]))
+        settings = settings_of(self.attack) | self.attack.record_fields(self.slots.state_of([n]))
         span = self.network.bands.span
         if span is not None and settings.get("eps") is not None:
             settings["eps_file"] = settings["eps"] * span

@@ -43,6 +43,7 @@ from lit_viz.optim import Evaluation, State
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_cpu
+from lit_viz.utils.parts import distinct_names, settings_of
 from lit_viz.utils.sequences import LazySequence
 
 #: Photographs that get a map.
@@ -103,10 +104,10 @@ class SaliencyMap(PhotographTraining):
             raise LitVizError("method must name at least one saliency method, got none: try gradient")
         require(tolerance is None or tolerance > 0, "tolerance must be positive", tolerance, hint="try 0.5")
         check_at_least_one(batch=batch)
-        self.methods = {method_name(m): m for m in methods}
+        names = distinct_names([method_name(m) for m in methods], [settings_of(m) for m in methods])
+        self.methods = dict(zip(names, methods, strict=True))
         if len(self.methods) < len(methods):
-            names = ", ".join(method_name(m) for m in methods)
-            raise LitVizError(f"each saliency method must be named once per run, got {names}: use two runs")
+            raise LitVizError(f"saliency methods of a run must differ, got {', '.join(names)}: give other settings")
         for m in methods:
             m.bind(network)
             m.objective = copy.copy(m.objective)  # that of the class is shared
@@ -394,7 +395,7 @@ class SaliencyMap(PhotographTraining):
     def record(self, n: int, snapshot: Snapshot, common: Record) -> SaliencyRecord:
         record = SaliencyRecord.extend(
             common,
-            settings=self.step_rule.record_fields() | self.step_rule.map_fields(self.slots.state, n),
+            settings=self._settings(n),
             top5=snapshot.ranking,
             **contrast_fields(self.slots.tasks[n], self.step_rule.objective),
             **self.crop_fields(n),
@@ -407,6 +408,11 @@ class SaliencyMap(PhotographTraining):
         count, total = int((~snapshot.array.isfinite()).sum()), snapshot.array.numel()
         error = f"all values of a map must be finite, and {count} of {total} are not: the gradient is not finite there"
         return record.amend(status="failed", error=error)
+
+    def _settings(self, n: int) -> dict[str, Any]:
+        """Return the settings of the method, and what it records of itself and of the map in a slot."""
+        method = self.step_rule
+        return settings_of(method) | method.record_fields() | method.map_fields(self.slots.state, n)
 
     def _prediction_fields(self, n: int) -> dict[str, Any]:
         """Return the fields of the record about the prediction of the photograph in a slot, and its given label."""

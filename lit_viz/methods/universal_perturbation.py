@@ -24,6 +24,7 @@ from lit_viz.rng import Draws, Key
 from lit_viz.runs.records import UniversalRecord
 from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_device, to_list
+from lit_viz.utils.parts import settings_of
 
 _CHUNK = 16  # photographs that are verified at once
 
@@ -310,7 +311,7 @@ class UniversalPerturbation(AttackTraining):
         return UniversalRecord.extend(
             common,
             metrics={**common.metrics, "fooling_rate": _fooling_rate(images, "success_file", held_out=False)},
-            settings=self.attack.record_fields({"eps": self.slots.state["eps"][n]}),
+            settings=settings_of(self.attack) | self.attack.record_fields({"eps": self.slots.state["eps"][n]}),
             magnified=self._magnification(n),
             photographs=len(images),
             trained_on=len(counted) - held_out,

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from matplotlib.figure import Figure
 
-from lit_viz.attacks.norms import LINF, NORMS, format_distance
+from lit_viz.attacks.norms import LINF, NORMS, Norm, format_distance
 from lit_viz.attacks.rounding import is_singleton
 from lit_viz.attributions import title_of
 from lit_viz.evidence.adversarial_example import EXPLAINED, ExplainedAttack, Explanation
-from lit_viz.evidence.attacks.robustness import attack_norm, transfer_table
+from lit_viz.evidence.attacks.robustness import (
+    Attacked,
+    RobustAccuracy,
+    accuracy_label,
+    attack_norm,
+    robust_photographs,
+    robust_share,
+    transfer_table,
+)
+from lit_viz.evidence.measures import Compared, Measure, RadiusCurve, costs, photograph_of
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.attack import attack_figure, robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
@@ -34,6 +44,7 @@ from lit_viz.runs.stitching import tiled_images
 from lit_viz.utils.formatting import label_with_target, pluralize
 
 Attack = TypeVar("Attack", bound=AttackRecord)
+_POINTS = 8  # of the robustness curve of an attack without a radius
 
 
 class AttackPresentation(Presentation[Attack]):
@@ -127,6 +138,27 @@ class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
         trust = None if evidence is None else evidence.trust
         return robustness_figure(outcomes, NORMS[attack_norm(records)], trust)
 
+    def compared(
+        self, outcomes: Sequence[Attacked], evidence: Evidence, radii: Mapping[str, Sequence[float]]
+    ) -> list[Compared]:
+        """Return the attack with its robust photographs at its radii, or at ``radii`` if it has none."""
+        done = [record for record in records_of(outcomes) if record.status == "done"]
+        if not done:
+            return []
+        norm, what = NORMS[attack_norm(done)], accuracy_label(outcomes)
+        points = robust_share(outcomes)
+        stated = [point.eps for point in points] or radii.get(norm.name, ())
+        if not points:
+            points = [_point(outcomes, eps) for eps in _radii_of_curve(done, norm, stated)]
+        measures: list[Measure] = []
+        for eps in stated:
+            are_robust: dict[Hashable, float] = dict(robust_photographs(outcomes, eps))
+            measures.append(Measure(f"{what} at {norm.symbol} {norm.format(eps)}", are_robust, "lower"))
+        measures += [*_successes(done), *costs(done)]
+        photographs = len(set(map(photograph_of, done)))
+        curve = RadiusCurve(norm.name, what, points)
+        return [Compared(done[0].attack, photographs, measures, done[0].settings, curve)]
+
     def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
         texts = super().metric_texts(metrics)
         if metrics.get("margin", 0.0) > 0:
@@ -155,6 +187,39 @@ class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
         transfer = None if part.evidence is None else part.evidence.transfer
         if transfer is not None and transfer.files:
             verifier.settings.notify(transfer_table(transfer.files))
+
+
+def _successes(records: Sequence[AdversarialRecord]) -> list[Measure]:
+    """Return the share of fooled photographs, and the medians of their smallest changes by norm."""
+    fooled: dict[Hashable, float] = {}
+    lengths: dict[str, dict[Hashable, float]] = {name: {} for name in NORMS}
+    for record in records:
+        key = photograph_of(record)
+        fooled[key] = max(float(bool(record.success_file)), fooled.get(key, 0.0))
+        for name, values in lengths.items():
+            length = record.metrics.get(name)
+            if record.success_file and length is not None:
+                values[key] = min(NORMS[name].display_scale * length, values.get(key, math.inf))
+    measures = [Measure("fooled in the file", fooled, "higher")]
+    for name, values in lengths.items():
+        measures.append(Measure(f"median {NORMS[name].axis_label}", values, "lower", "median"))
+    return measures
+
+
+def _radii_of_curve(records: Sequence[AdversarialRecord], norm: Norm, stated: Sequence[float]) -> list[float]:
+    """Return the radii of the curve of an attack without one: the stated ones, and some up to its largest distance."""
+    lengths = [record.metrics.get(norm.name) or 0.0 for record in records if record.success_file]
+    largest = max([*lengths, *stated], default=0.0)
+    radii = {*stated}
+    for place in range(1, _POINTS + 1):
+        radii.add(largest * place / _POINTS)
+    return sorted(radii)
+
+
+def _point(outcomes: Sequence[Attacked], eps: float) -> RobustAccuracy:
+    """Return the robust photographs at a radius of an attack without one."""
+    are_robust = robust_photographs(outcomes, eps)
+    return RobustAccuracy(eps, sum(are_robust.values()), len(are_robust))
 
 
 def _row(record: AdversarialRecord) -> TableRow:

@@ -16,6 +16,7 @@ from lit_viz import methods
 from lit_viz.engine.method import Method
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import LitVizError
+from lit_viz.evidence.measures import Compared, Measure, costs, photograph_of
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.evolution import Evolution
 from lit_viz.figures.scales import ScaleOf
@@ -128,6 +129,23 @@ class Presentation(ABC, Generic[R]):
     def names(self, records: Sequence[R]) -> list[str]:
         """Return the name of each record that distinguishes it in its run."""
         return [record.title for record in records]
+
+    def compared(
+        self, outcomes: Sequence[Outcome[R]], evidence: Evidence, radii: Mapping[str, Sequence[float]]
+    ) -> list[Compared]:
+        """Return the methods of a run with what was measured of each photograph, for comparisons.
+
+        Args:
+            outcomes: outcomes of the run.
+            evidence: its evidence.
+            radii: radii by norm, in units of [0, 1], at which attacks without a radius are compared.
+        """
+        done = [record for record in records_of(outcomes) if record.status == "done"]
+        probabilities: dict[Hashable, float] = {}
+        for record in done:
+            if record.probability is not None:
+                probabilities[photograph_of(record)] = record.probability
+        return [Compared(self.title, len(done), [Measure("probability", probabilities, "higher"), *costs(done)])]
 
     def curve(self, record: R) -> str:
         """Return the metric that is plotted below the logged images."""

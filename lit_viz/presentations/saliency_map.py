@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_viz.attributions import title_of
+from lit_viz.evidence.measures import Compared, Measure, costs, photograph_of
 from lit_viz.evidence.saliency_map import ComparedMaps, LocalizedMaps
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.agreement import agreement_figure
@@ -156,6 +157,38 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
                 name += f", {title_of(record.method)}"
             names.append(name)
         return names
+
+    def compared(
+        self, outcomes: Sequence[Outcome[SaliencyRecord]], evidence: Evidence, radii: Mapping[str, Sequence[float]]
+    ) -> list[Compared]:
+        """Return the methods, and the random map that is the control of the saliency metrics."""
+        metrics: dict[int, Mapping[str, float | None]] = {}
+        if evidence.faithfulness is not None:
+            metrics = {entry.index: _metrics(entry) for entry in evidence.faithfulness.maps}
+        groups: dict[str, list[SaliencyRecord]] = defaultdict(list)
+        for record in records_of(outcomes):
+            if record.status == "done":
+                groups[record.method].append(record)
+        compared: list[Compared] = []
+        for method, records in groups.items():
+            measures = [
+                _measure("insertion", "insertion ↑", "higher", records, metrics),
+                _measure("deletion", "deletion ↓", "lower", records, metrics),
+                _measure("sensitivity", "sensitivity ↓", "lower", records, metrics),
+                _measure("top randomized", "top randomized", None, records, metrics),
+                _measure("all randomized", "all randomized", None, records, metrics),
+                _measure("hit", "hit", "higher", records, metrics),
+                *costs(records),
+            ]
+            compared.append(Compared(title_of(method), len(records), measures, records[0].settings))
+        if metrics:
+            first = next(iter(groups.values()))
+            measures = [
+                _measure("insertion", "↑ random", "higher", first, metrics),
+                _measure("deletion", "↓ random", "lower", first, metrics),
+            ]
+            compared.append(Compared("random map (control)", len(first), measures))
+        return compared
 
     def evidence_items(self, evidence: Evidence, records: Sequence[SaliencyRecord]) -> list[EvidenceItem]:
         items = super().evidence_items(evidence, records)
@@ -436,6 +469,22 @@ def _metrics(entry: SaliencyMetrics) -> dict[str, float | None]:
     if entry.points_at_box is not None:
         values["hit"] = float(entry.points_at_box)
     return values
+
+
+def _measure(
+    name: str,
+    column: str,
+    better: Literal["higher", "lower"] | None,
+    records: Sequence[SaliencyRecord],
+    metrics: Mapping[int, Mapping[str, float | None]],
+) -> Measure:
+    """Return a column of the saliency metrics by photograph."""
+    values: dict[Hashable, float] = {}
+    for record in records:
+        value = metrics.get(record.index, {}).get(column)
+        if value is not None:
+            values[photograph_of(record)] = value
+    return Measure(name, values, better)
 
 
 def _means(metrics: Sequence[Mapping[str, float | None]]) -> TableRow:

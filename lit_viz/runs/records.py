@@ -165,7 +165,7 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
     Attributes:
         method: name of the attribution.
         layer: the layer that the method reads, if it reads one.
-        grid: rows and columns of the tokens of a transformer.
+        grid: rows and columns of the tokens of a transformer, or the setting of RISE.
         mask_sha256: checksum of the file with the regions of the image.
         interactions: two superpixels and the interaction of each pair, the strongest first.
         places: a pixel (x, y) in each superpixel.
@@ -242,7 +242,7 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
     maximum = Item[float]("metrics")
     layer = Item[str]("settings")
     features = Item[str]("settings")
-    grid = Item[Sequence[int]]("settings")
+    grid = Item[int | Sequence[int]]("settings")
     mask_sha256 = Item[str]("settings")
     interactions = Item[Sequence[tuple[int, int, float]]]("settings")
     places = Item[Sequence[tuple[int, int]]]("settings")

@@ -23,6 +23,8 @@ PartT = TypeVar("PartT", bound="Part")
 INSTANCE = " (instance)"
 #: Values of a tensor or array that a configuration holds at most; larger ones are marked.
 _MOST_VALUES = 4096
+#: Numbers of an argument that records state at most.
+_FEW = 8
 _RECORDED = "_recorded_arguments"
 
 
@@ -72,6 +74,36 @@ class Part:
     def with_arguments(self: PartT, **changes: Any) -> PartT:
         """Return a new part of the same class, with these arguments changed."""
         return type(self)(**{**self.arguments, **changes})
+
+
+def settings_of(part: Part) -> dict[str, Any]:
+    """Return the arguments of a part that are numbers, texts or a few numbers, with the values that are used."""
+    settings: dict[str, Any] = {}
+    for name, given in part.arguments.items():
+        value = plain_arguments(getattr(part, name, None) if given is None else given)
+        is_plain = isinstance(value, (bool, int, float, str)) and not has_instances(value)
+        if is_plain or _are_few_numbers(value):
+            settings[name] = value
+    return settings
+
+
+def _are_few_numbers(value: Any) -> bool:
+    if not isinstance(value, list) or not 0 < len(value) <= _FEW:
+        return False
+    return all(isinstance(item, (int, float)) for item in value)
+
+
+def distinct_names(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return names; equal ones with the settings in which they differ: ``smoothgrad, sigma 0.1``."""
+    distinct: list[str] = []
+    for name, own in zip(names, settings, strict=True):
+        others = [other for same, other in zip(names, settings, strict=True) if same == name]
+        texts = [name]
+        for setting, value in own.items():
+            if any(other.get(setting) != value for other in others):
+                texts.append(f"{setting} {value}")
+        distinct.append(", ".join(texts))
+    return distinct
 
 
 def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:

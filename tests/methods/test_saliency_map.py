@@ -272,10 +272,25 @@ def test_invalid_runs_give_a_one_line_error(smooth: Network, options: dict[str, 
         SaliencyMap(smooth, **options)
 
 
+def test_a_method_with_several_settings_is_named_by_them(smooth: Network, tmp_path: Path) -> None:
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    methods = [SmoothGrad(sigma=0.05), SmoothGrad(sigma=0.5), "gradient"]
+    options: dict[str, Any] = {"iterations": 4, "captum": "none", "logger": "none"}
+    run = lv.saliency(smooth, x, method=methods, out=tmp_path / "run", **options)
+    names = ["smoothgrad, sigma 0.05", "smoothgrad, sigma 0.5", "gradient"]
+    assert [record["method"] for record in run.records] == [name for name in names for _ in x]
+    assert run.to_pandas()["sigma"].tolist()[:4] == [0.05, 0.05, 0.5, 0.5]
+    for place, sigma in enumerate([0.05, 0.5]):
+        alone = lv.saliency(smooth, x, method=SmoothGrad(sigma=sigma), **options)
+        assert torch.equal(run.arrays[2 * place : 2 * place + 2], alone.arrays)
+    assert run.presentation.names(run.records)[0].endswith("SmoothGrad, sigma 0.05")
+    assert torch.equal(lv.resume(tmp_path / "run", smooth.original).arrays, run.arrays)
+
+
 def test_a_repeated_method_is_rejected(smooth: Network) -> None:
-    with pytest.raises(LitVizError, match="must be named once per run, got smoothgrad, smoothgrad"):
-        SaliencyMap(smooth, method=[SmoothGrad(sigma=0.05), SmoothGrad(sigma=0.5)])
-    with pytest.raises(LitVizError, match="must be named once per run, got gradient, gradient"):
+    with pytest.raises(LitVizError, match="must differ, got smoothgrad, smoothgrad: give other settings"):
+        SaliencyMap(smooth, method=[SmoothGrad(), "smoothgrad"])
+    with pytest.raises(LitVizError, match="must differ, got gradient, gradient"):
         SaliencyMap(smooth, method=["auto", "gradient"])  # of a CNN
 
 

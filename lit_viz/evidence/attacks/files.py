@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,8 +32,8 @@ class RecordedFile:
         file, record: the image file and its record.
         source: returns the photograph ``(C, H, W)`` in [0, 1], or None if it is missing.
         resolve: returns the task with label and target, given the logits ``(K,)`` of the photograph.
-        attack: name of the attack.
-        norm, eps: of the ball, in units of [0, 1]; None for an attack without budget.
+        attack, settings: name and settings of the attack.
+        norm, eps: of the ball, in units of [0, 1]; ``eps`` is None for an attack without budget.
     """
 
     file: Path
@@ -42,6 +43,7 @@ class RecordedFile:
     attack: str = ""
     norm: Norm | None = None
     eps: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def format(self) -> FileFormat:

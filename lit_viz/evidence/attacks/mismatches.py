@@ -104,6 +104,9 @@ def _attack(file: RecordedFile) -> Iterator[str]:
         yield f"norm {norm}, recorded {record.norm}"
     if record.eps != file.eps:
         yield f"eps {file.eps}, recorded {record.eps}"
+    for name, value in file.settings.items():
+        if name not in ("norm", "eps") and record.settings.get(name) != value:
+            yield f"{name} {value}, recorded {record.settings.get(name)}"
 
 
 def _goal(record: Any, task: Task, before: Verdict, network: Network) -> Iterator[str]:

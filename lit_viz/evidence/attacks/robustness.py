@@ -105,25 +105,43 @@ def robust_share(outcomes: Sequence[Attacked], members: Sequence[str] | None = N
     is a success at a distance within this radius; the count cannot rise with the radius. Failed tasks, and files that
     are not as recorded, are omitted. Of an ensemble, only the successes of ``members`` count, if given.
     """
-    photographs: dict[Hashable, list[AdversarialRecord]] = defaultdict(list)
     radii: set[float] = set()
-    for outcome in outcomes:
-        if outcome.record.status == "failed":
-            continue
-        record = outcome.record
-        has_verdict = record.status == "skipped" or record.success_file is not None
-        if record.eps is not None and has_verdict:
-            photographs[photograph_key(record)].append(record)
+    for record in _with_verdict(outcomes):
+        if record.eps is not None:
             radii.add(float(record.eps))
     results = []
     for eps in sorted(radii):
-        robust = total = 0
-        for records in photographs.values():
-            if any(record.eps == eps for record in records):
-                total += 1
-                robust += not any(_fools_within(eps, record, members) for record in records)
-        results.append(RobustAccuracy(eps, robust, total))
+        are_robust = robust_photographs(outcomes, eps, members)
+        results.append(RobustAccuracy(eps, sum(are_robust.values()), len(are_robust)))
     return results
+
+
+def robust_photographs(
+    outcomes: Sequence[Attacked], eps: float, members: Sequence[str] | None = None
+) -> dict[Hashable, bool]:
+    """Return whether each photograph is robust at a radius, as :func:`robust_share` counts it.
+
+    Of an attack with radii, the photographs are those that were attacked at this radius. The files of an attack without
+    one count by their distance.
+    """
+    photographs: dict[Hashable, list[AdversarialRecord]] = defaultdict(list)
+    for record in _with_verdict(outcomes):
+        photographs[photograph_key(record)].append(record)
+    are_robust: dict[Hashable, bool] = {}
+    for key, records in photographs.items():
+        if any(record.eps in (None, eps) for record in records):
+            are_robust[key] = not any(_fools_within(eps, record, members) for record in records)
+    return are_robust
+
+
+def _with_verdict(outcomes: Sequence[Attacked]) -> list[AdversarialRecord]:
+    """Return the records of photographs that were attacked or skipped, and whose files are as recorded."""
+    records: list[AdversarialRecord] = []
+    for record in records_of(outcomes):
+        has_verdict = record.status == "skipped" or record.success_file is not None
+        if has_verdict and record.status != "failed":
+            records.append(record)
+    return records
 
 
 def _fools_within(eps: float, record: AdversarialRecord, members: Sequence[str] | None) -> bool:
@@ -132,7 +150,7 @@ def _fools_within(eps: float, record: AdversarialRecord, members: Sequence[str] 
         return True
     if not record.success_file or (members is not None and record.by not in members):
         return False
-    if (record.eps or 0) <= eps:
+    if record.eps is not None and record.eps <= eps:
         return True
     distance = record.metrics.get(record.norm) if record.norm is not None else None
     return distance is not None and distance <= eps * (1 + _TOLERANCE)

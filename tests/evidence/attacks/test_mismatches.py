@@ -27,7 +27,8 @@ OF_THE_QUEUE = {"index", "name", "source", "seed"}
 FIELDS = [
     "status", "label", "label_source", "label_name", "target", "target_name", "predicted", "predicted_name", "top5",
     "predicted_before", "predicted_before_name", "probability_before", "probability", "margin", "l2", "linf", "l0",
-    "correct", "ssim", "psnr", "success_file", "success_jpeg95", "success_jpeg75", "attack", "norm", "eps",
+    "correct", "ssim", "psnr", "success_file", "success_jpeg95", "success_jpeg75", "attack", "norm", "eps", "momentum",
+    "nesterov", "random_start", "restarts", "early_stop",
 ]  # fmt: skip
 OPTIONS: dict[str, Any] = {"attack": "pgd", "eps": "12/255", "iterations": 8, "early_stop": False, "logger": "none"}
 

@@ -1,0 +1,173 @@
+"""Measures of methods and attacks for comparisons: means by photograph with intervals, and paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_viz.evidence.attacks.robustness import RobustAccuracy, wilson_interval
+from lit_viz.types import Record
+
+_DRAWS = 2000  # of the bootstrap
+_QUANTILES = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean or median over photographs with its 95 % interval.
+
+    Attributes:
+        value: the mean or median; NaN without values.
+        low, high: of the interval; NaN of fewer than two values.
+        count: number of photographs.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A value of each photograph.
+
+    Attributes:
+        name: title of the column, ``insertion``.
+        values: by photograph; the ones that are not finite are omitted.
+        better: whether higher or lower values are better; None if neither is.
+        statistic: what is stated of the values.
+        digits: format of a value.
+    """
+
+    name: str
+    values: Mapping[Hashable, float]
+    better: Literal["higher", "lower"] | None = None
+    statistic: Literal["mean", "median"] = "mean"
+    digits: str = ".3f"
+
+    def estimate(self) -> Estimate:
+        """Return the statistic, with the Wilson interval of a share or the bootstrap interval over photographs."""
+        values = np.array([value for value in self.values.values() if math.isfinite(value)], dtype=float)
+        if not len(values):
+            return Estimate(math.nan, math.nan, math.nan, 0)
+        value = self._statistic(values)
+        low, high = math.nan, math.nan
+        if self.statistic == "mean" and np.isin(values, (0, 1)).all():
+            low, high = wilson_interval(int(values.sum()), len(values))
+        elif len(values) > 1:
+            low, high = self._bootstrap(values)
+        return Estimate(value, low, high, len(values))
+
+    def is_better_than(self, other: Measure) -> bool:
+        """Return whether the value is better than that of another one."""
+        value, of_other = self.estimate().value, other.estimate().value
+        return value > of_other if self.better == "higher" else value < of_other
+
+    def is_distinguishable(self, other: Measure) -> bool:
+        """Return whether the paired 95 % bootstrap interval of the difference to another one excludes 0; True without
+        common photographs, of which nothing is known."""
+        pairs: list[float] = []
+        for photograph, value in self.values.items():
+            difference = value - other.values.get(photograph, math.nan)
+            if math.isfinite(difference):
+                pairs.append(difference)
+        if not pairs:
+            return True
+        low, high = self._bootstrap(np.array(pairs))
+        return low > 0 or high < 0
+
+    def _statistic(self, values: NDArray[np.float64]) -> float:
+        return float(np.median(values) if self.statistic == "median" else np.mean(values))
+
+    def _bootstrap(self, values: NDArray[np.float64]) -> tuple[float, float]:
+        """Return the 95 % percentile interval of the statistic over values drawn with replacement."""
+        generator = np.random.default_rng(0)
+        drawn = [self._statistic(generator.choice(values, len(values))) for _ in range(_DRAWS)]
+        low, high = np.quantile(drawn, _QUANTILES)
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class RadiusCurve:
+    """Robust photographs by radius.
+
+    Attributes:
+        norm: name of the norm of the radii.
+        what: name of the share: ``robust accuracy``.
+        points: by ascending radius.
+    """
+
+    norm: str
+    what: str
+    points: Sequence[RobustAccuracy]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A method or an attack of a run.
+
+    Attributes:
+        name: its name.
+        settings: its settings, which distinguish it from others of the same name.
+        photographs: number of photographs, or tasks without one.
+        measures: what was measured.
+        curve: of an attack.
+    """
+
+    name: str
+    photographs: int
+    measures: Sequence[Measure]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    curve: RadiusCurve | None = None
+
+    def measure(self, name: str) -> Measure | None:
+        """Return the measure of a name; None if there is none, or it has no values."""
+        for measure in self.measures:
+            if measure.name == name and measure.values:
+                return measure
+        return None
+
+
+def are_best(measures: Sequence[Measure | None]) -> list[bool]:
+    """Return, for one measure of several methods, which are the best, or not distinguishable from the best."""
+    best: Measure | None = None
+    count = 0
+    for measure in measures:
+        if measure is None or measure.better is None or math.isnan(measure.estimate().value):
+            continue
+        count += 1
+        if best is None or measure.is_better_than(best):
+            best = measure
+    if best is None or count < 2:
+        return [False] * len(measures)
+    verdicts: list[bool] = []
+    for measure in measures:
+        if measure is None or math.isnan(measure.estimate().value):
+            verdicts.append(False)
+        else:
+            verdicts.append(measure is best or not best.is_distinguishable(measure))
+    return verdicts
+
+
+def photograph_of(record: Record) -> Hashable:
+    """Return what runs have in common: the photograph or the class, and the target."""
+    return record.source, record.name, record.target
+
+
+def costs(records: Sequence[Record]) -> list[Measure]:
+    """Return the evaluations of the network and the seconds of finished tasks."""
+    evaluations: dict[Hashable, float] = {}
+    seconds: dict[Hashable, float] = {}
+    for record in records:
+        evaluations[photograph_of(record)] = (record.forwards or 0) + (record.backwards or 0)
+        seconds[photograph_of(record)] = math.nan if record.seconds is None else record.seconds
+    return [
+        Measure("evaluations", evaluations, digits=",.0f"),
+        Measure("seconds", seconds, digits=".3g"),
+    ]

@@ -1,0 +1,187 @@
+"""Comparison of runs: one table and figure of their methods or attacks."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lit_viz.attacks.norms import parse_radius
+from lit_viz.errors import LitVizError, require
+from lit_viz.evidence.measures import Compared, Estimate, are_best
+from lit_viz.figures.comparison import comparison_figure
+from lit_viz.figures.style import save_figure, with_notebook_png
+from lit_viz.presentations import FigureFormat, Presentation, stored_method
+from lit_viz.presentations.base import presentation_of
+from lit_viz.presentations.tables import TableRow
+from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.records import AdversarialRecord
+from lit_viz.runs.results import Outcome, records_of
+from lit_viz.runs.tar_store import open_run
+from lit_viz.runs.verification import verify
+from lit_viz.utils.files import atomic_write
+from lit_viz.utils.formatting import text_table
+from lit_viz.utils.parts import distinct_names
+
+_STAR = "* best, or not distinguishable from the best: the paired 95 % interval of the difference contains 0"
+
+
+class Comparison:
+    """The methods or attacks of runs with their measures, 95 % intervals and paired differences.
+
+    Args:
+        compared: methods by their distinct names.
+    """
+
+    def __init__(self, compared: Mapping[str, Compared]) -> None:
+        self.compared = compared
+        self._best = _best_by_measure(compared)
+
+    def __repr__(self) -> str:
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        return self.to_pandas().to_html(index=False)  # type: ignore[no-any-return]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each method: its name, the number of photographs, and each measure with the ends of its interval
+        and whether it is the best or not distinguishable from it: ``insertion``, ``insertion_low``,
+        ``insertion_high`` and ``insertion_best``; None where it was not measured."""
+        rows: list[dict[str, Any]] = []
+        for place, (name, item) in enumerate(self.compared.items()):
+            row: dict[str, Any] = {"method": name, "photographs": item.photographs}
+            for title, best in self._best.items():
+                measure = item.measure(title)
+                estimate = None if measure is None else measure.estimate()
+                row[title] = None if estimate is None else estimate.value
+                row[f"{title}_low"] = None if estimate is None else estimate.low
+                row[f"{title}_high"] = None if estimate is None else estimate.high
+                row[f"{title}_best"] = best[place]
+            rows.append(row)
+        return rows
+
+    def to_pandas(self) -> Any:
+        """Return the rows as a ``pandas.DataFrame``.
+
+        Raises:
+            LitVizError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise LitVizError("to_pandas requires pandas: pip install pandas") from error
+        return pd.DataFrame(self.rows)
+
+    def table(self) -> str:
+        """Return the table as text: ``0.612 (0.570 to 0.655)``, with a star at the best values."""
+        rows: list[TableRow] = []
+        for place, (name, item) in enumerate(self.compared.items()):
+            row = {"method": name, "photographs": str(item.photographs)}
+            for title, best in self._best.items():
+                measure = item.measure(title)
+                text = "-" if measure is None else _text(measure.estimate(), measure.digits)
+                row[title] = f"{text} *" if best[place] else text
+            rows.append(row)
+        table = text_table(rows, words=1)
+        has_best = any(any(best) for best in self._best.values())
+        return f"{table}\n{_STAR}" if has_best else table
+
+    def figure(self) -> Figure:
+        """Return the figure: a panel for each measure, and the robustness curves of attacks; a notebook displays it."""
+        return with_notebook_png(comparison_figure(self.compared, self._best))
+
+    def save(self, folder: str | Path, *, figure: FigureFormat = "png") -> list[Path]:
+        """Write ``comparison.csv`` and the figure ``comparison.png`` to a folder, and return their paths."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows, text = self.rows, StringIO()
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        table = folder / "comparison.csv"
+        with atomic_write(table) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")
+        return [table, save_figure(self.figure(), folder / f"comparison.{figure}")]
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A run that is compared."""
+
+    name: str
+    network: str
+    presentation: Presentation
+    outcomes: Sequence[Outcome]
+    evidence: Evidence
+
+
+def compare_runs(runs: Sequence[ComparedRun], eps: Sequence[float | str] = ()) -> Comparison:
+    """Compare runs; see :func:`lit_viz.compare`."""
+    require(runs, "there must be at least one run", "none", is_argument=False)
+    radii = _radii(runs, eps)
+    items: list[Compared] = []
+    owners: list[ComparedRun] = []
+    for run in runs:
+        for item in run.presentation.compared(run.outcomes, run.evidence, radii):
+            if item not in items:  # such as the random map of the same photographs
+                items.append(item)
+                owners.append(run)
+    if not items:
+        raise LitVizError("the runs have no finished task that can be compared")
+    names = distinct_names([item.name for item in items], [item.settings for item in items])
+    names = distinct_names(names, [{"network": owner.network} for owner in owners])
+    names = distinct_names(names, [{"run": owner.name} for owner in owners])
+    names = distinct_names(names, [{"run": place} for place in range(len(names))])
+    return Comparison(dict(zip(names, items, strict=True)))
+
+
+def run_in_folder(path: str | Path) -> ComparedRun:
+    """Return the run in a folder, which is verified first.
+
+    Raises:
+        LitVizError: the folder is not a run, is not complete or was changed.
+    """
+    folder = open_run(path)
+    verify(folder)
+    network = str((folder.config.get("network") or {}).get("name", ""))
+    presentation = presentation_of(stored_method(folder))
+    return ComparedRun(str(path), network, presentation, folder.outcomes(), folder.evidence())
+
+
+def _radii(runs: Sequence[ComparedRun], eps: Sequence[float | str]) -> dict[str, list[float]]:
+    """Return the radii by norm at which attacks without one are compared: the given ones, or those of the others."""
+    radii: dict[str, list[float]] = {}
+    given = sorted(parse_radius(radius) for radius in eps)
+    for run in runs:
+        for record in records_of(run.outcomes):
+            if not isinstance(record, AdversarialRecord) or record.norm is None:
+                continue
+            of_norm = radii.setdefault(record.norm, [])
+            of_norm += [radius for radius in given if radius not in of_norm]
+            if not given and record.eps is not None and record.eps not in of_norm:
+                of_norm.append(record.eps)
+    return {norm: sorted(of_norm) for norm, of_norm in radii.items()}
+
+
+def _best_by_measure(compared: Mapping[str, Compared]) -> dict[str, list[bool]]:
+    """Return, for each measure with values in order of appearance, which methods are the best."""
+    best: dict[str, list[bool]] = {}
+    for item in compared.values():
+        for measure in item.measures:
+            if measure.values and measure.name not in best:
+                best[measure.name] = are_best([other.measure(measure.name) for other in compared.values()])
+    return best
+
+
+def _text(estimate: Estimate, digits: str) -> str:
+    value, low, high = (format(number, digits) for number in (estimate.value, estimate.low, estimate.high))
+    if math.isnan(estimate.low) or low == high:
+        return value
+    return f"{value} ({low} to {high})"

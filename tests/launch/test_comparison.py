@@ -1,0 +1,110 @@
+"""Comparisons of methods and attacks: estimates, intervals, paired differences, table and figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import bootstrap
+
+import lit_viz as lv
+from lit_viz.cli import main
+from lit_viz.errors import LitVizError
+from lit_viz.evidence.attacks.robustness import wilson_interval
+from lit_viz.evidence.measures import Measure, are_best
+from lit_viz.networks import Network
+
+PHOTOGRAPHS = (torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 255).round() / 255
+
+
+def measure(values: Any, better: Any = "higher", **options: Any) -> Measure:
+    return Measure("insertion", dict(enumerate(values)), better, **options)
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_intervals_are_those_of_the_bootstrap(statistic: Any) -> None:
+    values = np.random.default_rng(1).gamma(2.0, size=40)
+    function = getattr(np, statistic)
+    estimate = measure(values, statistic=statistic).estimate()
+    expected = bootstrap((values,), function, n_resamples=9999, method="percentile", rng=3).confidence_interval
+    assert estimate.value == pytest.approx(function(values))
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high), rel=0.05)
+    assert estimate.count == 40
+
+
+def test_intervals_of_shares_are_wilsons() -> None:
+    estimate = measure([1, 0, 1, 1, float("nan")]).estimate()
+    assert (estimate.value, estimate.count) == (0.75, 4)
+    assert (estimate.low, estimate.high) == wilson_interval(3, 4)
+
+
+def test_differences_are_paired() -> None:
+    """The means differ by less than their intervals, but each photograph's values in one direction."""
+    values = np.random.default_rng(0).normal(0, 10, 30)
+    best, worse = measure(values), measure(values - 0.5 - 0.1 * np.arange(30) / 30)
+    assert best.estimate().low < worse.estimate().value
+    assert are_best([best, worse, None]) == [True, False, False]
+    assert are_best([worse, best]) == [False, True]
+    assert are_best([measure(values, "lower"), measure(values - 1, "lower")]) == [False, True]
+    assert are_best([best, measure(values + (-1.0) ** np.arange(30))]) == [True, True]
+    assert are_best([measure(values, None), worse]) == [False, False]
+    assert are_best([best]) == [False]
+
+
+def test_faithfulness_is_stated_by_method(smooth: Network, figures: Any, tmp_path: Path) -> None:
+    labels = smooth.scores(PHOTOGRAPHS).argmax(1).tolist()
+    options: dict[str, Any] = {"label": labels[:3], "captum": "none", "logger": "none"}
+    methods = [lv.attributions.SmoothGrad(0.05), lv.attributions.SmoothGrad(0.5)]
+    run = lv.saliency(smooth, PHOTOGRAPHS[:3], method=methods, iterations=2, out=tmp_path / "run", **options)
+    frame = run.faithfulness().to_pandas()
+    assert frame["method"].tolist() == ["SmoothGrad, sigma 0.05", "SmoothGrad, sigma 0.5", "random map (control)"]
+    assert frame["photographs"].tolist() == [3, 3, 3]
+    metrics = run.evidence.faithfulness
+    assert metrics is not None
+    areas = [entry.insertion["area"] for entry in metrics.maps]
+    assert frame["insertion"].tolist()[:2] == pytest.approx([np.mean(areas[:3]), np.mean(areas[3:])])
+    assert (frame["insertion_low"] <= frame["insertion"]).all()
+    figure = run.faithfulness().figure()
+    assert "insertion ↑" in figures.texts(figure)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == frame["method"].tolist()
+    other = lv.saliency(smooth, PHOTOGRAPHS[:3], method="gradient", **options)
+    table = lv.compare([tmp_path / "run", other]).table()
+    assert "gradient" in table
+    assert "SmoothGrad" in table
+
+
+def test_attacks_are_compared_at_their_radii_by_the_command(
+    smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The distances of files that minimize the change give the robust accuracy at any radius."""
+    labels = smooth.scores(PHOTOGRAPHS).argmax(1).tolist()
+    labels[5] = (labels[5] + 1) % 5  # misclassified before the attack
+    folders = []
+    for attack, options in {"pgd": {"eps": ["4/255", "16/255"]}, "fmn": {"norm": "linf"}, "ddn": {}}.items():
+        folders.append(str(tmp_path / attack))
+        arguments: dict[str, Any] = {"label": labels, "attack": attack, "iterations": 10, "logger": "none"} | options
+        with pytest.warns(UserWarning, match="skipped"):
+            run = lv.attack(smooth, PHOTOGRAPHS, out=folders[-1], **arguments)
+        if attack == "fmn":
+            distances = [record.linf for record in run.records if record.success_file]
+    main(["compare", *folders, "--out", str(tmp_path / "table")])
+    assert "comparison.png" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "table").iterdir()) == ["comparison.csv", "comparison.png"]
+    rows = {row["method"]: row for row in lv.compare(folders).rows}
+    for radius in (4, 16):
+        robust = 5 - sum(distance <= radius / 255 * (1 + 1e-6) for distance in distances)
+        title = f"robust accuracy at L∞ {radius}/255"
+        assert rows["fmn"][title] == pytest.approx(robust / 6)
+        low, high = wilson_interval(robust, 6)
+        assert (rows["fmn"][f"{title}_low"], rows["fmn"][f"{title}_high"]) == pytest.approx((low, high))
+        assert rows["ddn"][title] is None  # which minimizes the other norm
+    assert "robust accuracy at L2 0.5" in lv.compare(folders[2], eps=0.5).rows[0]
+
+
+def test_folders_without_a_run_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(LitVizError, match="is not a lit_viz run"):
+        lv.compare(tmp_path / "missing")
