@@ -26,6 +26,7 @@ from lit_viz.methods import SaliencyMap
 from lit_viz.methods.photographs import contrast_fields, resolve
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Task
+from lit_viz.utils.parts import settings_of
 
 _TOLERANCE = 1e-6  # relative, of a sum in another order
 _OF_HALF = 2**-10  # relative, of a map that is stored in float16
@@ -64,7 +65,7 @@ def _method_mismatches(record: SaliencyRecord, module: SaliencyMap, method: Attr
         "output_note": output.note,
     }
     yield from different_fields(expected, vars(record))
-    settings = method.record_fields()
+    settings = settings_of(method) | method.record_fields()
     recorded = {name: value for name, value in record.settings.items() if name not in _OF_THE_MAP}
     yield from different_fields(dict.fromkeys(recorded) | settings, recorded)
 

@@ -30,7 +30,7 @@ OF_THE_QUEUE = ["name", "source", "seed", "label", "method", "tile", "index", "f
 FIELDS = [
     "label_source", "label_name", "target", "target_name", "predicted", "predicted_name", "correct",
     "top5", "probability", "logit", "rank", "maximum", "signed", "bands", "reducer", "box", "iou", "output_box",
-    "output_outline", "output_note", "against", "gamma", "setting",
+    "output_outline", "output_note", "against", "gamma", "setting", "baseline", "sigma", "backprop",
 ]  # fmt: skip
 #: Values that no other network has, and those of files alone.
 OF_OTHERS, OF_FILES = {"text", "text_agrees", "scale"}, {"file"}
