@@ -48,6 +48,7 @@ from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import records_of
 from lit_viz.runs.seal import is_drawing, is_evidence
 from lit_viz.runs.tar_store import open_run
+from lit_viz.runs.verification import foreign_files_text
 from lit_viz.types import Task
 from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize, remark, warn_caller
 from lit_viz.utils.process import is_rank_zero, tune_allocator
@@ -285,6 +286,9 @@ def _run_in_folder(
         log.finish()
     finally:
         log.close(success=False)  # no effect after finish()
+    added = None if checkpoint is None else foreign_files_text(folder)
+    if added is not None:
+        (notify or remark)(added)
     return run
 
 

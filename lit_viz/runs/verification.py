@@ -8,6 +8,8 @@ from lit_viz.runs.layout import CONFIG, MANIFEST, SEGMENTS
 from lit_viz.runs.seal import NOT_OF_THE_RUN, Mismatch, is_derived
 from lit_viz.utils.formatting import command_line
 
+_MOVE_AWAY = "move it away"
+
 
 class Unverified(LitVizError):
     """A run folder from which nothing is stated.
@@ -59,11 +61,26 @@ def verify_segments(folder: FolderStorage) -> None:
         _reject(folder, damaged[0], len(damaged) - 1)
 
 
+def foreign_files_text(folder: FolderStorage) -> str | None:
+    """Return the first file that was added to the folders of tasks, with its remedy; None without any.
+
+    A resume leaves such files as they are, and ``lit-viz check`` refuses the run.
+    """
+    found = folder.foreign_files()
+    if not found:
+        return None
+    return f"{_stated(folder, found[0], len(found) - 1)}: {_MOVE_AWAY}"
+
+
 def _reject(folder: FolderStorage, first: Mismatch, others: int) -> None:
     remedy = f"{command_line('resume', folder.path)} computes its tasks again"
     if first.name == CONFIG:
         remedy = "restore it, or start another run"
     elif first.reason == NOT_OF_THE_RUN and not first.name.startswith(f"{SEGMENTS}/"):
-        remedy = "move it away"
+        remedy = _MOVE_AWAY
+    raise Unverified(_stated(folder, first, others), remedy)
+
+
+def _stated(folder: FolderStorage, first: Mismatch, others: int) -> str:
     more = f" (and {others} more)" if others else ""
-    raise Unverified(f"{folder.path / first.name} {first.reason}{more}", remedy)
+    return f"{folder.path / first.name} {first.reason}{more}"

@@ -191,6 +191,46 @@ def test_a_resume_computes_again_what_the_manifest_does_not_confirm(
     assert lv.check(run, smooth)
 
 
+@pytest.mark.parametrize("name", ["images/0000_x.png", "frames/0000_0/iter_000099.png", "tars/000009.tar"])
+@pytest.mark.parametrize("store", ["files", "tar", "merged"])
+def test_a_file_that_was_added_is_named_by_all_commands_with_a_remedy_that_works(
+    store: str, name: str, smooth: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    if store == "merged":
+        for shard in range(2):
+            saliency(smooth, tmp_path / "shards", shard=f"{shard}/2")
+        lv.merge(tmp_path / "shards", run, smooth)
+    else:
+        saliency(smooth, run, store=store)
+    path = run / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    words = f"{path} is not of the run: move it away"
+    for command in (lambda: lv.check(run, smooth), lambda: lv.log(run, "csv")):
+        with pytest.raises(LitVizError, match=re.escape(words)):
+            command()
+    caplog.clear()
+    lv.resume(run, smooth)
+    assert words in caplog.text
+    path.rename(tmp_path / "moved")
+    caplog.clear()
+    lv.resume(run, smooth)
+    assert "is not of the run" not in caplog.text
+    assert lv.check(run, smooth)
+
+
+@pytest.mark.parametrize("name", ["records/000009.jsonl", "masks/x.png"])
+def test_a_segment_or_mask_that_was_added_is_deleted_by_a_resume(name: str, run: Path, smooth: Network) -> None:
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).write_bytes(b"x")
+    with pytest.raises(LitVizError, match="is not of the run"):
+        lv.check(run, smooth)
+    lv.resume(run, smooth)
+    assert not (run / name).exists()
+    assert lv.check(run, smooth)
+
+
 @pytest.mark.parametrize("pattern", ["figure.png", "evidence.json", "report.html", "evidence.png"])
 @pytest.mark.parametrize("change", [flip, cut, unlink])
 def test_derived_files_are_made_again(
