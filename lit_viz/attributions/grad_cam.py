@@ -15,7 +15,7 @@ from lit_viz.attributions.tokens import TokenGrid, logit_gradient, parse_grid, p
 from lit_viz.errors import LitVizError, require
 from lit_viz.networks import Network
 from lit_viz.networks.attention import attention_layers
-from lit_viz.networks.layers import Layout, hooked, layer_name, layouts, modules_of, unreadable
+from lit_viz.networks.layers import Layout, hooked, in_module, layer_name, layouts, modules_of, unreadable
 from lit_viz.networks.sources import import_object
 from lit_viz.networks.summaries import probe_images
 from lit_viz.optim import Evaluate
@@ -194,12 +194,15 @@ def _last_spatial(network: Network, layouts_by_name: Mapping[str, Layout]) -> st
 
     Tokens of one feature are the pooled features of a network that averages its tokens.
     """
-    if network.output.backbone is not None:
-        return _last_of_backbone(network, network.output.backbone, layouts_by_name)
+    backbone = network.output.backbone
+    if backbone is not None and network.output.detects:
+        return _last_of_backbone(network, backbone, layouts_by_name)
     attention = attention_layers(network)
     inside = tuple(f"{name}." for name in attention.layers)
     names = []
     for name in layouts_by_name:
+        if not in_module(name, backbone):
+            continue
         if attention.problem is None and f"{name}.".startswith(inside[-1]):
             break
         if not name.startswith(inside):
@@ -218,7 +221,7 @@ def _last_of_backbone(network: Network, backbone: str, layouts_by_name: Mapping[
     """Return the last layer with feature maps inside a backbone on which all maps that the backbone returns depend."""
     names = []
     for name, layout in layouts_by_name.items():
-        if name.startswith(f"{backbone}.") and layout.kind == "maps" and min(layout.shape[1:]) > 1:
+        if in_module(name, backbone) and layout.kind == "maps" and min(layout.shape[1:]) > 1:
             names.append(name)
     returned: list[Tensor] = []
 

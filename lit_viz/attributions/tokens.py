@@ -71,5 +71,7 @@ def logit_gradient(network: Network, layer: str) -> Tensor | None:
     with torch.enable_grad():
         logits, activations = network.original_network()(images.requires_grad_(), layers=[layer])
         score = (logits * torch.arange(1, 1 + network.num_classes)).sum()  # equal weights might cancel out
+        if not activations[layer].requires_grad:  # such as an embedding of positions
+            return None
         gradient: Tensor | None = torch.autograd.grad(score, activations[layer], allow_unused=True)[0]
     return gradient

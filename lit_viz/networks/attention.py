@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from lit_viz.errors import NetworkError, first_line
 from lit_viz.networks.isolation import Original, dtype_of
-from lit_viz.networks.layers import hooked, layer_names, modules_of
+from lit_viz.networks.layers import hooked, in_module, layer_names, modules_of
 from lit_viz.networks.summaries import LOGITS_TOLERANCE, probe_images, relative_difference
 
 _SOFTMAX = (torch.softmax, Tensor.softmax, F.softmax)
@@ -164,11 +164,16 @@ class AttentionLayers:
 
 
 def attention_layers(classifier: Original) -> AttentionLayers:
-    """Find the attention layers of a network, and whether their maps relate all tokens, not only a window."""
+    """Find the attention layers of a network, and whether their maps relate all tokens, not only a window.
+
+    Of an output with a backbone they are those inside of it: a decoder of text relates other tokens.
+    """
     network, x = classifier.original, probe_images(classifier.channels, classifier.size)[:1]
     differences: list[float] = []
     try:
-        with reading_attention(network, layer_names(network), differences=differences) as maps:
+        backbone = classifier.output.backbone
+        names = [name for name in layer_names(network) if in_module(name, backbone)]
+        with reading_attention(network, names, differences=differences) as maps:
             classifier.scores(x)
     except NetworkError as error:  # such as of a network that uses the weights of nn.MultiheadAttention
         cause = first_line(error.__cause__ or error)

@@ -88,6 +88,11 @@ def layer_names(network: nn.Module) -> tuple[str, ...]:
     return tuple(readable_layers(network))
 
 
+def in_module(layer: str, module: str | None) -> bool:
+    """Return whether a layer is inside a module, by their names; every layer is if there is none."""
+    return module is None or layer.startswith(f"{module}.")
+
+
 def layer_name(layer: str | nn.Module, network: nn.Module) -> str:
     """Return the name of a layer that is given by its name or as the module itself.
 

@@ -53,7 +53,8 @@ class Output(Part, ABC):
             that do not exclude each other.
         box: (x0, y0, x1, y1) in pixels of the input that the scores are about, which figures outline; or None.
         outline: polygons (x, y) in pixels of the input around a region that is no box, which figures draw; or None.
-        backbone: submodule that ends with the default layer of Grad-CAM, if the layers after it have no maps; or None.
+        backbone: submodule that processes the image, if the layers after it have no maps: Grad-CAM chooses its layer in
+            it, and attention is read there; or None.
         bands: of the images of the network; known in :meth:`prepare`.
         note: what users must know of the scores of a network, such as a gradient that is not their derivative; known
             after :meth:`prepare`; or None.

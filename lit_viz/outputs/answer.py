@@ -38,7 +38,7 @@ _SETTINGS: Mapping[str, Any] = {
     "exponential_decay_length_penalty": None,
     "guidance_scale": 1.0,
 }  # fmt: skip
-#: Names of submodules that process the image.
+#: Last parts of the names of submodules that process the image, the most specific first.
 _VISION = ("vision_tower", "vision_model", "visual", "image_encoder", "vision_encoder", "encoder")
 
 
@@ -174,6 +174,7 @@ class Answer(Output):
             )
         own = self.with_processor(network, None)
         own._size, own._is_encoder_decoder = size, is_encoder_decoder(network)
+        own.backbone, own.note = _vision_module(network), _settings_note(network)
         own._ids = [own._encoded(text, network) for text in self.answers or [""]]
         image = normalize(torch.full((1, self.bands.channels, *size), 0.5))
         own._dtype = image.dtype
@@ -449,6 +450,26 @@ class Answer(Output):
     def _decoded(self, ids: Tensor) -> str:
         text: str = _tokenizer_of(self.processor).decode(ids.tolist(), skip_special_tokens=True)
         return text
+
+
+def _vision_module(network: nn.Module) -> str | None:
+    """Return the name of the submodule that processes the image; None if it is not known."""
+    for last_part in _VISION:
+        names = [name for name, _ in network.named_modules() if name.rpartition(".")[2] == last_part]
+        if names:
+            return min(names, key=len)
+    return None
+
+
+def _settings_note(network: nn.Module) -> str | None:
+    """Return the settings of generation that change the greedy text; None without any."""
+    config = getattr(network, "generation_config", None)
+    changed: list[str] = []
+    for name, neutral in _SETTINGS.items():
+        value = getattr(config, name, neutral)
+        if value is not None and value != neutral:
+            changed.append(f"{name}={value}")
+    return f"settings of generation change the text: {', '.join(changed)}" if changed else None
 
 
 def _tokenizer_of(processor: Any) -> Any:

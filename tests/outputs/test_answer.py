@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.images.reading import read_png
+from lit_viz.networks.attention import attention_layers
 from lit_viz.outputs import Answer, as_output
 from tests.support.speakers import FAMILIES, PROMPTS, SPECIAL, TILES, WORDS, save
 
@@ -279,3 +282,39 @@ def test_other_runs_require_answers(folders: Any) -> None:
     net = lv.load_network(str(folders("git")), output=Answer())
     with pytest.raises(lv.LitVizError, match="an Answer without answers requires images, got none: give answers"):
         lv.visualize(net, "a red car", iterations=1)
+
+
+@pytest.mark.parametrize(
+    ("family", "vision"),
+    [
+        ("blip", "vision_model."),
+        ("git", "git.image_encoder."),
+        ("llava", "model.vision_tower."),
+        pytest.param("trocr", "encoder.", marks=pytest.mark.slow),
+        pytest.param("florence2", "model.vision_tower.", marks=pytest.mark.slow),
+        pytest.param("paligemma", "model.vision_tower.", marks=pytest.mark.slow),
+    ],
+)
+def test_layers_are_those_of_the_vision_tower(family: str, vision: str, folders: Any) -> None:
+    net = load(folders(family), family, ["a red car"], end=False)
+    (record,) = lv.saliency(net, photograph(1), method="grad_cam", captum="none").records
+    assert record.layer.startswith(vision)
+    layers = attention_layers(net).layers
+    assert layers and all(layer.startswith(vision) for layer in layers)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "llava_next"])
+def test_a_vision_tower_without_maps_is_one_sentence(family: str, folders: Any) -> None:
+    net = load(folders(family), family, ["a red car"], end=False)
+    with pytest.raises(lv.LitVizError, match=r"requires a layer with feature maps .* use gradient"):
+        lv.saliency(net, photograph(1), method="grad_cam", captum="none")
+
+
+def test_settings_that_change_the_text_are_named_in_records(folders: Any, tmp_path: Path) -> None:
+    shutil.copytree(folders("git"), tmp_path / "git")
+    path = tmp_path / "git" / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"repetition_penalty": 1.5, "min_length": 0}))
+    net = load(tmp_path / "git", "git", ["a red car"], end=False)
+    (record,) = lv.saliency(net, photograph(1), method="gradient", captum="none").records
+    assert record.output_note == "settings of generation change the text: repetition_penalty=1.5"
+    assert load(folders("git"), "git").output.note is None
