@@ -431,8 +431,10 @@ class SaliencyMap(PhotographTraining):
         text = self._texts.get(input_name(task))
         if text is None or record.target is None:
             return record
-        agrees = self.network.output.agrees(text, record.target, is_said=True)
-        return record.amend(text=text, text_agrees=agrees)
+        output = self.network.output
+        agrees = output.agrees(text, record.target, is_said=True)
+        place = record.target + 1 if output.has_parts else None
+        return record.amend(text=text, text_agrees=agrees, place=place)
 
     def attribution_fields(
         self, method: Attribution, attribution: Tensor | None, no_data: Sequence[int] | None

@@ -62,6 +62,7 @@ class Output(Part, ABC):
         auto_class: class of transformers that loads a network for the output by its name.
         preprocesses: whether :meth:`call` takes images in [0, 1], by a processor (:meth:`with_processor`).
         reads: whether the network says or reads a text, which :meth:`read` returns.
+        has_parts: whether the scores are of the tokens or letters of one text, in its order.
     """
 
     decision: Decision = "exclusive"
@@ -74,6 +75,7 @@ class Output(Part, ABC):
     note: str | None = None
     detects: bool = False
     reads: bool = False
+    has_parts: bool = False
     auto_class: str = "AutoModelForImageClassification"
     preprocesses: bool = False
 

@@ -38,6 +38,8 @@ _SETTINGS: Mapping[str, Any] = {
     "exponential_decay_length_penalty": None,
     "guidance_scale": 1.0,
 }  # fmt: skip
+#: Marks of tokens that begin a word, and of those that continue one.
+_BEGINNINGS, _CONTINUATION = ("▁", "Ġ"), "##"
 #: Last parts of the names of submodules that process the image, the most specific first.
 _VISION = ("vision_tower", "vision_model", "visual", "image_encoder", "vision_encoder", "encoder")
 
@@ -97,6 +99,7 @@ class Answer(Output):
             require(is_one, "per token, answers must be one text", self.answers)
             require(decision == "independent", "per token, decision must be independent", decision)
         self.prompt, self.processor, self.per, self.end = prompt, processor, per, end
+        self.has_parts = per == "token"
         self.pixels, self.start = pixels, start
         self.decision: Decision = decision
         self._is_exclusive = rule_of(decision).is_exclusive
@@ -137,7 +140,7 @@ class Answer(Output):
             return ("nothing",)
         if self.per == "answer":
             return tuple(self.answers)
-        pieces = _tokenizer_of(self.processor).convert_ids_to_tokens(self._ids[0].tolist())
+        pieces = readable_pieces(_tokenizer_of(self.processor).convert_ids_to_tokens(self._ids[0].tolist()))
         return tuple(f"{place} {piece}" for place, piece in enumerate(pieces, 1))  # tokens may repeat
 
     # -- preparation
@@ -470,6 +473,22 @@ def _settings_note(network: nn.Module) -> str | None:
         if value is not None and value != neutral:
             changed.append(f"{name}={value}")
     return f"settings of generation change the text: {', '.join(changed)}" if changed else None
+
+
+def readable_pieces(pieces: Sequence[str]) -> list[str]:
+    """Return the tokens of a text without the marks of tokenizers; a piece that continues a word begins with ``-``.
+
+    Byte-level tokenizers and SentencePiece mark the beginning of a word, WordPiece its continuation.
+    """
+    marks_beginnings = any(piece.startswith(_BEGINNINGS) for piece in pieces)
+    readable: list[str] = []
+    for place, piece in enumerate(pieces):
+        continues = piece.startswith(_CONTINUATION)
+        if marks_beginnings and place > 0:
+            continues = piece[:1].isalnum() and not piece.startswith(_BEGINNINGS)
+        text = piece.removeprefix(_CONTINUATION).lstrip("".join(_BEGINNINGS))
+        readable.append(f"-{text}" if continues else text or piece)
+    return readable
 
 
 def _tokenizer_of(processor: Any) -> Any:

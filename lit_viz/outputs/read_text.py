@@ -63,6 +63,7 @@ class ReadText(Output):
                 known = character in alphabet
                 require(known, "texts must have characters of the alphabet only", f"{character!r} of {text!r}")
         self.alphabet, self.blank, self.per, self.time_first = alphabet, blank, per, time_first
+        self.has_parts = per == "letter"
 
     @property
     def names(self) -> Sequence[str]:

@@ -25,6 +25,7 @@ from lit_viz.figures.localization import localization_figure
 from lit_viz.figures.pairs import pairs_cell
 from lit_viz.figures.saliency import SaliencyPanel, overlaid_maps, saliency_figure
 from lit_viz.figures.scales import ScaleOf, number
+from lit_viz.figures.sentence import Sentence, sentence_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.figures.tiles import saliency_tiles_figure
 from lit_viz.presentations.base import FigureOptions, Presentation
@@ -126,6 +127,10 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
         tiled = [image for image in tiled_images(outcomes) if image is not None]
         if tiled:
             return saliency_tiles_figure(tiled)
+        sentences = _sentences(outcomes)
+        if sentences:
+            reducers = set(_drawn_reducers(records_of(outcomes, SaliencyRecord)).values())
+            return sentence_figure(sentences, reducers.pop(), overlays=options.overlays)
         groups = _by_photograph(outcomes)
         drawn = groups[:MOST_PHOTOGRAPHS]
         reducers = _drawn_reducers(records_of(outcomes))
@@ -262,6 +267,37 @@ def _drawn_reducers(records: Sequence[SaliencyRecord]) -> dict[str, str]:
         if title not in reducers or record.signed:
             reducers[title] = record.drawn_reducer
     return reducers
+
+
+def _sentences(outcomes: Sequence[Outcome[SaliencyRecord]]) -> list[Sentence]:
+    """Return the photographs with the maps of the parts of their text by one method; none if a map is of no part."""
+    groups: dict[Hashable, list[Outcome[SaliencyRecord]]] = defaultdict(list)
+    methods: set[str] = set()
+    for outcome in outcomes:
+        record = outcome.record
+        if outcome.array() is None:
+            continue
+        if record.place is None:
+            return []
+        groups[record.name, record.source].append(outcome)
+        methods.add(record.method)
+    if len(methods) != 1:
+        return []
+    return [_sentence(sorted(group, key=lambda outcome: outcome.record.place or 0)) for group in groups.values()]
+
+
+def _sentence(parts: Sequence[Outcome[SaliencyRecord]]) -> Sentence:
+    """Return a photograph with the maps of the parts of its text, in their order."""
+    first, photograph = parts[0].record, parts[0].photograph()
+    assert photograph is not None
+    maps: dict[str, Any] = {}
+    notes: dict[str, str] = {}
+    for outcome in parts:
+        record = outcome.record
+        maps[record.title] = outcome.array()
+        if record.probability is not None:
+            notes[record.title] = probability_text(record.probability)
+    return Sentence(first.name, photograph, str(first.text), maps, notes, title_of(first.method))
 
 
 def _by_photograph(outcomes: Sequence[Outcome[SaliencyRecord]]) -> list[list[Outcome[SaliencyRecord]]]:

@@ -186,6 +186,7 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
         box, iou: box of the object in the original, and its overlap with the true one.
         text: what the network says or reads of the photograph.
         text_agrees: whether that is the explained text, or begins with the text up to the explained part.
+        place: of the explained token or letter in its text, from 1.
     """
 
     method: str
@@ -207,6 +208,7 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
     iou: float | None = None
     text: str | None = None
     text_agrees: bool | None = None
+    place: int | None = None
 
     @property
     def prediction_text(self) -> str:

@@ -300,7 +300,8 @@ def test_layers_are_those_of_the_vision_tower(family: str, vision: str, folders:
     (record,) = lv.saliency(net, photograph(1), method="grad_cam", captum="none").records
     assert record.layer.startswith(vision)
     layers = attention_layers(net).layers
-    assert layers and all(layer.startswith(vision) for layer in layers)
+    assert layers
+    assert all(layer.startswith(vision) for layer in layers)
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "llava_next"])

@@ -288,3 +288,13 @@ def test_a_run_is_resumed_with_its_output(tmp_path: Path, monkeypatch: pytest.Mo
     assert again.records[0].text == run.records[0].text == "ab"
     assert again.records[0].text_agrees is False
     assert lv.check(tmp_path / "run")
+
+
+def test_the_figure_has_a_map_of_each_letter_in_order(figures: Any) -> None:
+    net = load(ReadText("aba", ALPHABET, per="letter"))
+    run = lv.saliency(net, torch.rand(1, 3, HEIGHT, WIDTH), vary={"target": [2, 0, 1]}, captum="none")
+    assert [record.place for record in run.records] == [3, 1, 2]
+    (text,) = {record.text for record in run.records}
+    texts = figures.texts(run.figure())
+    assert [text for text in texts if text[0].isdigit() and " " in text] == ["1 a", "2 b", "3 a"]
+    assert f"says: {text}" in texts or not text
