@@ -317,7 +317,7 @@ class Answer(Output):
 
             raise LitVizError(
                 f"{type(self.processor).__name__} of transformers {transformers.__version__} gives no gradient: "
-                "install transformers 5.24 or give pixels"
+                "install transformers 5.1 or later, or give pixels"
             )
         return arguments
 

@@ -14,7 +14,7 @@ from lit_viz.outputs.answer import readable_pieces
 def sentence(name: str, text: str, factor: float = 1.0) -> Sentence:
     parts = [f"{place} {part}" for place, part in enumerate(text.split(), 1)]
     maps = {part: factor * torch.full((1, 8, 8), place + 1.0) for place, part in enumerate(parts)}
-    return Sentence(name, torch.rand(3, 8, 8), text, maps, {part: "p = 0.93" for part in parts}, "Gradient")
+    return Sentence(name, torch.rand(3, 8, 8), text, maps, dict.fromkeys(parts, "p = 0.93"), "Gradient")
 
 
 def test_parts_are_drawn_in_reading_order_with_one_scale_per_photograph(figures: Any) -> None:
