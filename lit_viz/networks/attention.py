@@ -172,8 +172,8 @@ def attention_layers(classifier: Original) -> AttentionLayers:
     differences: list[float] = []
     try:
         backbone = classifier.output.backbone
-        names = [name for name in layer_names(network) if in_module(name, backbone)]
-        with reading_attention(network, names, differences=differences) as maps:
+        inside = [name for name in layer_names(network) if in_module(name, backbone)]
+        with reading_attention(network, inside, differences=differences) as maps:
             classifier.scores(x)
     except NetworkError as error:  # such as of a network that uses the weights of nn.MultiheadAttention
         cause = first_line(error.__cause__ or error)

@@ -458,7 +458,7 @@ class Answer(Output):
 def _vision_module(network: nn.Module) -> str | None:
     """Return the name of the submodule that processes the image; None if it is not known."""
     for last_part in _VISION:
-        names = [name for name, _ in network.named_modules() if name.rpartition(".")[2] == last_part]
+        names: list[str] = [name for name, _ in network.named_modules() if name.rpartition(".")[2] == last_part]
         if names:
             return min(names, key=len)
     return None

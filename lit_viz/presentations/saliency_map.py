@@ -129,8 +129,8 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
             return saliency_tiles_figure(tiled)
         sentences = _sentences(outcomes)
         if sentences:
-            reducers = set(_drawn_reducers(records_of(outcomes, SaliencyRecord)).values())
-            return sentence_figure(sentences, reducers.pop(), overlays=options.overlays)
+            (how,) = _drawn_reducers(records_of(outcomes)).values()
+            return sentence_figure(sentences, how, overlays=options.overlays)
         groups = _by_photograph(outcomes)
         drawn = groups[:MOST_PHOTOGRAPHS]
         reducers = _drawn_reducers(records_of(outcomes))

@@ -216,7 +216,7 @@ def test_other_errors_are_one_sentence(folders: Any, monkeypatch: pytest.MonkeyP
     with pytest.raises(lv.LitVizError, match=r"Answer was prepared for images of \(32, 32\), got \(16, 16\)"):
         net.scores(torch.rand(1, 3, 16, 16))
     detached = load(folders("git"), "git", pixels=lambda x: {"pixel_values": x.detach() - 0.5})
-    with pytest.raises(lv.LitVizError, match=r"gives no gradient: install transformers 5\.24 or give pixels"):
+    with pytest.raises(lv.LitVizError, match=r"gives no gradient: install transformers 5\.1 or later, or give pixels"):
         lv.saliency(detached, photograph(), target="a red car", method="gradient")
 
 
