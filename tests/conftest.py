@@ -75,6 +75,15 @@ def _comparisons_have_time() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _files_are_not_flushed() -> Iterator[None]:
+    """Leave the files of tests in the cache of the disk; tests of flushing put functions of their own in its place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr("lit_viz.utils.files._SYNCFS", lambda _: 0)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Write blank figures into run folders, since drawing takes most of a short run; modules marked ``draws`` draw."""
