@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import tests.support.closed_forms as closed_forms
 from lit_viz.attributions import ATTRIBUTIONS, FeatureAblation, Gradient, IntegratedGradients
 from lit_viz.attributions.attention import AttentionMap
-from tests.support import closed_forms
 from tests.support.closed_forms import (
     UNITS,
     closed_form_errors,
