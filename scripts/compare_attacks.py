@@ -34,7 +34,6 @@ from lit_viz.attacks.norms import format_distance
 from lit_viz.attacks.rounding import LatticeBall
 from lit_viz.cli import errors_reported
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.evidence.attacks.robustness import attack_record
 from lit_viz.images.formats import LEVELS
 from lit_viz.launch.resume import stored_form
 from lit_viz.methods import AdversarialExample
@@ -148,7 +147,7 @@ def problems(
     groups: dict[tuple[float | None, bool], list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         if outcome.record.status == "done" and outcome.source() is not None:
-            groups[attack_record(outcome).eps, outcome.record.target is not None].append(outcome)
+            groups[outcome.record.eps, outcome.record.target is not None].append(outcome)
     pairs = []
     for (eps, targeted), group in groups.items():
         sources: list[Tensor] = []
@@ -189,7 +188,7 @@ def compare_one(reference: Reference, problem: Problem, group: Sequence[Outcome]
         ball = LatticeBall(source, ball_norm, problem.eps)
         inside.append(ball.contains(ball.levels(image)))
     is_inside = torch.tensor(inside, device=success.device)
-    files = torch.tensor([bool(attack_record(outcome).success_file) for outcome in group], device=success.device)
+    files = torch.tensor([bool(outcome.record.success_file) for outcome in group], device=success.device)
     both = success & files
     run_lengths = []
     for outcome, counts in zip(group, both.tolist(), strict=True):
