@@ -63,7 +63,10 @@ def _method_mismatches(record: SaliencyRecord, module: SaliencyMap, method: Attr
         "output_box": output.box,
         "output_outline": output.outline,
         "output_note": output.note,
+        "place": None,
     }
+    if output.has_parts and record.text is not None and record.target is not None:
+        expected["place"] = record.target + 1
     yield from different_fields(expected, vars(record))
     settings = settings_of(method) | method.record_fields()
     recorded = {name: value for name, value in record.settings.items() if name not in _OF_THE_MAP}

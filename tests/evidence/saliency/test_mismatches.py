@@ -30,13 +30,13 @@ OF_THE_QUEUE = ["name", "source", "seed", "label", "method", "tile", "index", "f
 FIELDS = [
     "label_source", "label_name", "target", "target_name", "predicted", "predicted_name", "correct",
     "top5", "probability", "logit", "rank", "maximum", "signed", "bands", "reducer", "box", "iou", "output_box",
-    "output_outline", "output_note", "against", "gamma", "setting", "baseline", "sigma", "backprop",
+    "output_outline", "output_note", "place", "against", "gamma", "setting", "baseline", "sigma", "backprop",
 ]  # fmt: skip
 #: Values that no other network has, and those of files alone.
 OF_OTHERS, OF_FILES = {"text", "text_agrees", "scale"}, {"file"}
 OTHERS: dict[str, object] = {
     "status": "failed", "error": "x", "box": [1, 2, 3, 4], "iou": 0.5, "output_box": [1, 2, 3, 4], "source": "x.png",
-    "output_outline": [[[1, 2]]], "output_note": "x", "against": 1, "gamma": 2.0, "bands": {"a": 1.0}, "index": 1,
+    "output_outline": [[[1, 2]]], "output_note": "x", "place": 1, "against": 1, "gamma": 2.0, "bands": {"a": 1.0}, "index": 1,
     "tile": {"image": 0, "row": 0, "column": 0, "height": 1, "width": 1}, "file": "images/0001_p1.png",
     "array": "arrays/0001_p1.npy",
 }  # fmt: skip
