@@ -382,7 +382,7 @@ def test_evidence_in_words() -> None:
         "transfer": {"judges": {}},
     }
     evidence = Evidence.from_dict(content)
-    assert plain(evidence) == content | {"pictures": {"read": 2, "same": 2, "verdicts": []}} | {
+    assert plain(evidence) == content | {"pictures": {"read": 2, "same": 2, "wrong": [], "verdicts": []}} | {
         "transfer": {"judges": {}, "files": []}
     }
     judged = ClassImageRecord(
