@@ -28,7 +28,7 @@ from lit_viz.images import Fourier
 from lit_viz.launch import execute as execute_module
 from lit_viz.launch.options import RunOptions
 from lit_viz.launch.resume import changed_form, stored_form, stored_tasks
-from lit_viz.launch.trainer import build_trainer, failures_reported, resume_hint
+from lit_viz.launch.trainer import build_trainer, failures_of_run, resume_hint
 from lit_viz.methods import ClassVisualization
 from lit_viz.networks import Network
 from lit_viz.networks.fast import FrozenNetwork
@@ -318,15 +318,15 @@ def test_exhausted_memory_is_a_one_line_error(tmp_path: Path) -> None:
     module = method()
     with (
         pytest.raises(LitVizError, match=r"out of CPU memory: use fewer slots \(now 8\).*resume .* and fewer slots"),
-        failures_reported(module, RunOptions(out=tmp_path)),
+        failures_of_run(module, RunOptions(out=tmp_path)),
     ):
         torch.empty(1 << 60)
-    with pytest.raises(LitVizError, match="out of GPU memory"), failures_reported(module, RunOptions()):
+    with pytest.raises(LitVizError, match="out of GPU memory"), failures_of_run(module, RunOptions()):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     for words in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "CUDA out of memory."):
-        with pytest.raises(LitVizError, match="out of GPU memory"), failures_reported(module, RunOptions()):
+        with pytest.raises(LitVizError, match="out of GPU memory"), failures_of_run(module, RunOptions()):
             raise RuntimeError(words)
-    with pytest.raises(RuntimeError, match="size mismatch"), failures_reported(module, RunOptions()):
+    with pytest.raises(RuntimeError, match="size mismatch"), failures_of_run(module, RunOptions()):
         raise RuntimeError("size mismatch")
 
 
