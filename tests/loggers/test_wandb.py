@@ -35,7 +35,8 @@ from lit_viz.methods import ClassVisualization
 from lit_viz.networks import Network
 from lit_viz.runs.evidence import Evidence, ImageEvidence, ImageNaturalness, NaturalnessEvidence
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.types import Record, Task
+from lit_viz.runs.records import ClassImageRecord
+from lit_viz.types import Task
 
 TOP5 = (("tarantula", 0.93), ("barn spider", 0.04))
 KEY = 40 * "a"
@@ -126,7 +127,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     log_snapshots(second, folder, tasks, (100,))
     for task in tasks:
         others = {"top5": TOP5, "box": "none" if task.index else 3}
-        record = Record.of(task, iterations=100, metrics={"probability": 1.0}, settings=others)
+        record = ClassImageRecord.of(task, iterations=100, metrics={"probability": 1.0}, settings=others)
         folder.add_result(Result(task, record, snapshot(task, 100).image))
     folder.finish()
     folder.merge_evidence(Evidence(pictures=ImageEvidence(read=2, same=2)))
