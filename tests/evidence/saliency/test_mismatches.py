@@ -36,8 +36,8 @@ FIELDS = [
 OF_OTHERS, OF_FILES = {"text", "text_agrees", "scale"}, {"file"}
 OTHERS: dict[str, object] = {
     "status": "failed", "error": "x", "box": [1, 2, 3, 4], "iou": 0.5, "output_box": [1, 2, 3, 4], "source": "x.png",
-    "output_outline": [[[1, 2]]], "output_note": "x", "place": 1, "against": 1, "gamma": 2.0, "bands": {"a": 1.0}, "index": 1,
-    "tile": {"image": 0, "row": 0, "column": 0, "height": 1, "width": 1}, "file": "images/0001_p1.png",
+    "output_outline": [[[1, 2]]], "output_note": "x", "place": 1, "against": 1, "gamma": 2.0, "bands": {"a": 1.0},
+    "index": 1, "tile": {"image": 0, "row": 0, "column": 0, "height": 1, "width": 1}, "file": "images/0001_p1.png",
     "array": "arrays/0001_p1.npy",
 }  # fmt: skip
 OPTIONS: dict[str, Any] = {
