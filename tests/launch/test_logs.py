@@ -19,6 +19,7 @@ import lit_viz as lv
 from lit_viz.cli import main
 from lit_viz.engine.module import ImageTraining
 from lit_viz.errors import Interrupted, LitVizError
+from lit_viz.loggers.csv import CSVAdapter
 from lit_viz.networks import Network
 
 OPTIONS = {"config": "small", "iterations": 4, "log_at": "0,2,4", "curve_at": "every:1", "slots": 1}
@@ -85,6 +86,23 @@ def test_a_replay_into_a_logger_of_the_user(stored: Path, tmp_path: Path) -> Non
     assert Path(named).parent == stored / "csv"
     with Path(own).open() as file:
         assert sum(bool(row["probability/date"]) for row in csv.DictReader(file)) == 5
+
+
+def test_a_run_that_was_not_logged_is_logged_again(
+    stored: Path, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Path(shutil.copytree(stored, tmp_path / "run"))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CSVAdapter, "log", full)
+        with pytest.raises(LitVizError, match="run was not logged to CSV: see the lines above, and log it again"):
+            lv.log(run, "csv")
+    assert "No space left on device" in caplog.text
+    lv.log(run, "csv")
+    assert csv_rows(run) == ITERATIONS
 
 
 def test_an_unknown_name_logs_nothing(stored: Path, tmp_path: Path) -> None:
