@@ -585,6 +585,9 @@ def verify_outcomes(
     presentation = presentation_of(type(module))
     for text in presentation.messages(verifier):
         settings.notify(text)
+    unchecked = storage.evidence().unchecked_text
+    if unchecked:
+        settings.notify(unchecked)
     return verifier.verify(presentation.show)
 
 

@@ -197,6 +197,8 @@ class Presentation(ABC, Generic[R]):
         """Return the items of the computed parts of the evidence, in the order of the page: those of the method before
         the failed ones."""
         items: list[EvidenceItem] = []
+        if evidence.unchecked:
+            items.append(EvidenceItem(evidence.unchecked_text, name="unchecked"))
         for name, text in evidence.failure_texts.items():
             items.append(EvidenceItem(text, name=f"{slug(name)}_failure"))
         return items

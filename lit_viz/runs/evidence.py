@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from lit_viz.types import JsonObject
+from lit_viz.utils.formatting import pluralize
 
 #: Reasons in the records of maps without a comparison: Captum lacks the method, or the time limit was reached.
 NOT_IN_CAPTUM, NOT_CHECKED = "not in Captum", "not checked"
@@ -419,6 +420,7 @@ class Evidence(JsonObject):
         faithfulness: saliency metrics.
         texts: verified texts of photographs.
         records: verified records of saliency maps.
+        unchecked: finished tasks that are not in the sample of a run of many, so that they were not evaluated.
         failures: reason by name of each part that raised an exception.
     """
 
@@ -435,7 +437,15 @@ class Evidence(JsonObject):
     faithfulness: MetricsEvidence | None = None
     texts: TextEvidence | None = None
     records: RecordEvidence | None = None
+    unchecked: int | None = None
     failures: Mapping[str, str] | None = None
+
+    @property
+    def unchecked_text(self) -> str:
+        """The number of finished tasks that were not evaluated, in words; empty without one."""
+        if not self.unchecked:
+            return ""
+        return f"{pluralize(self.unchecked, 'finished task')} outside of the sample not evaluated."
 
     @property
     def failure_texts(self) -> Mapping[str, str]:

@@ -30,6 +30,7 @@ from lit_viz.images.reading import decode, encode_png, locate
 from lit_viz.images.rendering import Heat
 from lit_viz.rng import Key, generator_for
 from lit_viz.runs.contents import array_of, npy_of
+from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import CONFIG, EVIDENCE, QUEUE, TARS
 from lit_viz.runs.records import SaliencyRecord
@@ -235,8 +236,15 @@ class TarStorage(FolderStorage):
             folder = FolderStorage(scratch)
             sample = self.sample()
             self._write_sample(folder, sample)
+            unchecked = self._done() - len(sample)
+            if unchecked or self.evidence().unchecked:
+                folder.merge_evidence(Evidence(unchecked=unchecked))
             yield folder
             self._take_over(folder, sample)
+
+    def _done(self) -> int:
+        """Return the number of tasks that are done."""
+        return sum(values.get("status") == "done" for values in self.records().values())
 
     def _write_sample(self, folder: FolderStorage, sample: Sequence[Record]) -> None:
         queue = self.queue()

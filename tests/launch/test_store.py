@@ -116,6 +116,25 @@ def test_maps_in_tars_are_those_of_files(arrays: bool, fashion: Network, photogr
     assert lv.check(tmp_path / "tar")
 
 
+@pytest.mark.parametrize("build", [saliency, attack])
+def test_tasks_that_are_not_evaluated_are_counted_everywhere(
+    build: Any, fashion: Network, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "tar"
+    ended = lv.run(*build(fashion, photographs), out=run, logger="none", store="tar")
+    done = sum(record.status == "done" for record in ended.records)
+    text = f"{done - 5} finished tasks outside of the sample not evaluated."
+    assert json.loads((run / "evidence.json").read_text())["unchecked"] == done - 5
+    assert text in (run / "report.html").read_text()
+    capsys.readouterr()
+    assert lv.check(run, progress=True)
+    assert text in " ".join(capsys.readouterr().err.split())
+    assert json.loads((run / "evidence.json").read_text())["unchecked"] == done - 5
+    whole = tmp_path / "files"
+    lv.run(*build(fashion, photographs), out=whole, logger="none")
+    assert "unchecked" not in json.loads((whole / "evidence.json").read_text())
+
+
 def test_only_records_of_the_sample_and_of_failures_are_made_at_the_end(
     fashion: Network, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
