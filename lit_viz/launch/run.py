@@ -41,7 +41,7 @@ from lit_viz.networks import Network
 from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.report.page import run_html, write_report
 from lit_viz.runs.access import check_new, is_run, run_lock
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import ONE_DRAW, Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome, Storage
 from lit_viz.runs.seal import is_drawing
@@ -571,7 +571,8 @@ def _describe(part: Part, varied: Mapping[str, Sequence[float]]) -> str:
 
 def output_caption(network: Network) -> str:
     """Return what captions state of the scores of a network; empty for the logits of exclusive classes."""
-    return network.output.caption(network.rule)
+    caption = network.output.caption(network.rule)
+    return f"{caption} {ONE_DRAW}".strip() if network.draws else caption
 
 
 # -- evidence
@@ -585,6 +586,9 @@ def verify_outcomes(
     presentation = presentation_of(type(module))
     for text in presentation.messages(verifier):
         settings.notify(text)
+    if module.network.draws:
+        storage.merge_evidence(Evidence(one_draw=True))
+        settings.notify(ONE_DRAW)
     unchecked = storage.evidence().unchecked_text
     if unchecked:
         settings.notify(unchecked)

@@ -28,7 +28,11 @@ _PROBE_SIDE = 64  # pixels; the smallest side of reduced probe images
 
 
 class Original:
-    """The user's network with its preprocessing; attributes as of :class:`~lit_viz.networks.Network`."""
+    """The user's network with its preprocessing; attributes as of :class:`~lit_viz.networks.Network`.
+
+    Attributes:
+        draws: whether its forward draws random numbers in eval mode, so that each result is of one draw.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class Original:
         self.mean, self.std, self.size = tuple(mean), tuple(std), size
         self.channels, self.num_classes = len(self.mean), num_classes
         self.bands = Bands(self.channels) if bands is None else bands
+        self.draws = False
 
     @property
     def device(self) -> torch.device:

@@ -162,7 +162,7 @@ def load(
         notes.append(f"{name} has the weights that it was built with: give trained ones by weights=FILE")
     if multi_label:
         notes.append(f"{name} is multi-label: a probability is a sigmoid, and an attack flips the decision on a label")
-    return Network(
+    loaded = Network(
         name,
         module,
         labels=_labels(labels, source, tested),
@@ -179,6 +179,8 @@ def load(
         bands=tested.bands,
         each_image=each_image,
     )
+    loaded.draws = tested.draws
+    return loaded
 
 
 def _on_device(module: nn.Module, device: str | torch.device, *, is_given: bool) -> nn.Module:
@@ -474,11 +476,11 @@ def _test(classifier: isolation.Original, has_names: bool) -> tuple[int, list[st
     with torch.no_grad(), isolation.state_preserved(classifier.original) as network:
         try:
             before = isolation.random_state(classifier.device)
-            versions = _versions(network)
+            sums = _sums_of_weights(network)
             returned = output.returned_with_graph(network, classifier.normalize(images))
             logits = output.scores(returned, len(images)).detach()
             probabilities = probability_head(returned) if isinstance(output, Logits) else None
-            draws = not torch.equal(before, isolation.random_state(classifier.device))
+            classifier.draws = not torch.equal(before, isolation.random_state(classifier.device))
             single = [output(network, classifier.normalize(image)) for image in (images[:1], images[1:])]
         except LitVizError as error:
             raise LitVizError(f"{name}: {error}") from error
@@ -502,10 +504,10 @@ def _test(classifier: isolation.Original, has_names: bool) -> tuple[int, list[st
         raise LitVizError(f"{name} must give one or more scores per image (N, K), got shape {tuple(logits.shape)}")
     if len(logits) != len(images):
         raise LitVizError(f"{name} must return one row of logits per image, got {len(logits)} for {len(images)} images")
-    difference = 0.0 if draws else relative_difference(torch.cat(single), logits)
+    if _sums_of_weights(network) != sums:
+        raise LitVizError(f"{name} changes its weights in its forward: change them outside of it")
+    difference = 0.0 if classifier.draws else relative_difference(torch.cat(single), logits)
     if _BATCH_TOLERANCE < difference < math.inf:  # infinite if logits are not finite
-        if _versions(network) != versions:
-            raise LitVizError(f"{name} changes its weights in its forward: change them outside of it")
         raise LitVizError(
             f"{name} gives an image other logits in a batch than alone: remove layers that mix images (batch norms "
             "without running statistics, a mean over the batch)"
@@ -539,6 +541,11 @@ def _gradient(tested: isolation.Original, x: Tensor) -> Tensor:
     return gradient
 
 
-def _versions(network: nn.Module) -> list[int]:
-    """Return how many times torch has changed each parameter in place."""
-    return [parameter._version for parameter in network.parameters() if not parameter.is_inference()]
+def _sums_of_weights(network: nn.Module) -> list[float]:
+    """Return the sum of each parameter, which differs after a change; NaN equals itself."""
+    sums: list[float] = []
+    for parameter in network.parameters():
+        values = parameter.detach()
+        total = float(values.sum(dtype=torch.float64)) if values.is_floating_point() else 0.0
+        sums.append(0.0 if math.isnan(total) else total)
+    return sums

@@ -22,7 +22,7 @@ from lit_viz.figures.evolution import Evolution
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.presentations.items import EvidenceItem
 from lit_viz.presentations.tables import TableRow, median_of
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import ONE_DRAW, Evidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome, R, records_of
 from lit_viz.types import Record, Task, slug
@@ -197,6 +197,8 @@ class Presentation(ABC, Generic[R]):
         """Return the items of the computed parts of the evidence, in the order of the page: those of the method before
         the failed ones."""
         items: list[EvidenceItem] = []
+        if evidence.one_draw:
+            items.append(EvidenceItem(ONE_DRAW, name="one_draw"))
         if evidence.unchecked:
             items.append(EvidenceItem(evidence.unchecked_text, name="unchecked"))
         for name, text in evidence.failure_texts.items():

@@ -384,6 +384,8 @@ class LocalizationEvidence(JsonObject):
 
 # -- all parts
 
+#: What a network that draws random numbers means for results.
+ONE_DRAW = "The network draws random numbers: each result and each success is of one draw."
 #: What is missing without a part of the evidence, by its name.
 _MISSING: Mapping[str, str] = {
     "captum": "Maps not compared",
@@ -421,6 +423,7 @@ class Evidence(JsonObject):
         texts: verified texts of photographs.
         records: verified records of saliency maps.
         unchecked: finished tasks that are not in the sample of a run of many, so that they were not evaluated.
+        one_draw: whether the network draws random numbers in eval mode, so that each result is of one draw.
         failures: reason by name of each part that raised an exception.
     """
 
@@ -438,6 +441,7 @@ class Evidence(JsonObject):
     texts: TextEvidence | None = None
     records: RecordEvidence | None = None
     unchecked: int | None = None
+    one_draw: bool | None = None
     failures: Mapping[str, str] | None = None
 
     @property

@@ -290,6 +290,21 @@ class Drawing(nn.Module):
         return nn.functional.dropout(self.body(x).flatten(1), 0.5, training=True)
 
 
+def test_results_of_a_network_that_draws_are_of_one_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = lv.attack(
+        load_network(Drawing(), size=24), torch.rand(1, 3, 24, 24), attack="pgd", iterations=2, out=tmp_path / "run",
+        wandb="disabled", progress=True,
+    )  # fmt: skip
+    text = "The network draws random numbers: each result and each success is of one draw."
+    assert run.evidence.one_draw
+    assert text in " ".join(capsys.readouterr().err.split())
+    assert text in (tmp_path / "run" / "report.html").read_text()
+    assert text in " ".join(part.get_text() for part in run.figure().texts)
+    plain = nn.Sequential(body(), nn.Flatten())
+    other = lv.attack(load_network(plain, size=24), torch.rand(1, 3, 24, 24), attack="pgd", iterations=2)
+    assert other.evidence.one_draw is None
+
+
 def test_maps_of_a_network_that_draws_are_not_compared() -> None:
     run = lv.saliency(load_network(Drawing(), size=24), torch.rand(1, 3, 24, 24), target=1, captum="captum")
     assert "the network draws random numbers" in str(reasons(run)[0])
