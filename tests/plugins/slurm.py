@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -65,7 +66,12 @@ class Slurm:
 
 @contextmanager
 def running_slurm(folder: Path, environment: dict[str, str]) -> Iterator[Slurm]:
-    """Run SLURM; its files lie in the folder, and jobs get the environment."""
+    """Run SLURM; its files lie in the folder, and jobs get the environment.
+
+    One at a time on a machine: its daemons share a socket for their keys.
+    """
+    import fcntl  # not on Windows
+
     ports = [_free_port() for _ in range(3)]
     text = CONFIGURATION.format(host=socket.gethostname(), folder=folder, nodes=NODES, ports=ports)
     (folder / "slurm.conf").write_text(text)
@@ -75,6 +81,8 @@ def running_slurm(folder: Path, environment: dict[str, str]) -> Iterator[Slurm]:
     commands = Slurm({**environment, "SLURM_CONF": str(folder / "slurm.conf")})
     output = folder / "daemons.log"
     with ExitStack() as stack:
+        alone = stack.enter_context(Path(tempfile.gettempdir(), "lit_viz_slurm.lock").open("w"))
+        fcntl.flock(alone, fcntl.LOCK_EX)
         log = stack.enter_context(output.open("w"))
         for words in (["slurmctld", "-D"], *(["slurmd", "-D", "-N", node] for node in NODES)):
             daemon = subprocess.Popen(words, env=commands.environment, stdout=log, stderr=log)
