@@ -212,13 +212,18 @@ class TarStorage(FolderStorage):
 
     # -- the sample
 
-    def sample(self) -> list[Record]:
-        """Return the records of the sample, in task order: of the tasks that are done the first ones, those with the
-        least probability, and drawn ones."""
+    def sample(self) -> tuple[list[Record], int]:
+        """Return the records of the sample, in task order, and the number of tasks that are done.
+
+        The sample has of these tasks the first ones, those with the least probability, and drawn ones.
+        """
         records = self.records()
+        done = 0
         positions, probabilities = array("q"), array("d")  # of a run with many tasks
         for position, values in enumerate(records.values()):
-            if values.get("status") == "done" and not is_missing(values):
+            is_done = values.get("status") == "done"
+            done += is_done
+            if is_done and not is_missing(values):
                 probability = (values.get("metrics") or {}).get("probability")
                 positions.append(position)
                 probabilities.append(math.inf if probability is None else probability)
@@ -227,24 +232,20 @@ class TarStorage(FolderStorage):
         others = np.setdiff1d(np.arange(len(positions)), chosen)
         drawn = torch.randperm(len(others), generator=generator_for(Key(len(positions), 0), "sample of tasks"))
         chosen = np.append(chosen, others[drawn[: SAMPLE - len(chosen)].numpy()])
-        return [records[positions[place]] for place in np.sort(chosen).tolist()]
+        return [records[positions[place]] for place in np.sort(chosen).tolist()], done
 
     @contextmanager
     def files(self) -> Iterator[FolderStorage]:
         """Yield a temporary run folder with the sample, and take over its evidence, its records and its figures."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = FolderStorage(scratch)
-            sample = self.sample()
+            sample, done = self.sample()
             self._write_sample(folder, sample)
-            unchecked = self._done() - len(sample)
+            unchecked = done - len(sample)
             if unchecked or self.evidence().unchecked:
                 folder.merge_evidence(Evidence(unchecked=unchecked))
             yield folder
             self._take_over(folder, sample)
-
-    def _done(self) -> int:
-        """Return the number of tasks that are done."""
-        return sum(values.get("status") == "done" for values in self.records().values())
 
     def _write_sample(self, folder: FolderStorage, sample: Sequence[Record]) -> None:
         queue = self.queue()
