@@ -26,7 +26,7 @@ from lit_viz.runs.results import Outcome, records_of
 from lit_viz.runs.tar_store import open_run
 from lit_viz.runs.verification import verify
 from lit_viz.utils.files import atomic_write
-from lit_viz.utils.formatting import text_table
+from lit_viz.utils.formatting import data_frame, text_table
 from lit_viz.utils.parts import distinct_names
 
 _STAR = "* best, or not distinguishable from the best: the paired 95 % interval of the difference contains 0"
@@ -73,11 +73,7 @@ class Comparison:
         Raises:
             LitVizError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise LitVizError("to_pandas requires pandas: pip install pandas") from error
-        return pd.DataFrame(self.rows)
+        return data_frame(self.rows)
 
     def table(self) -> str:
         """Return the table as text: ``0.612 (0.570 to 0.655)``, with a star at the best values."""

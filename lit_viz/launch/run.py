@@ -54,6 +54,7 @@ from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import (
     Notify,
     choose_notify,
+    data_frame,
     ignore,
     is_notebook,
     number_text,
@@ -222,11 +223,7 @@ class Run:
         Raises:
             LitVizError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise LitVizError("to_pandas requires pandas: pip install pandas") from error
-        return pd.DataFrame([record.flat() for record in self.records])
+        return data_frame([record.flat() for record in self.records])
 
     @checked_types
     def overlays(self, scale: ScaleOf | None = None) -> NDArray[np.uint8]:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lit_viz.errors import printable
+from lit_viz.errors import LitVizError, printable
 from lit_viz.utils.process import is_rank_zero
 
 if TYPE_CHECKING:  # it imports torch, for which the help should not wait
@@ -142,6 +142,19 @@ def number_text(value: float) -> str:
     if is_small and float(text) != value and math.isclose(float(levels) / 255, value, rel_tol=1e-9):
         return f"{levels}/255"
     return text
+
+
+def data_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return rows as a ``pandas.DataFrame``, for methods named ``to_pandas``.
+
+    Raises:
+        LitVizError: pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise LitVizError("to_pandas requires pandas: pip install pandas") from error
+    return pd.DataFrame(rows)
 
 
 def text_table(rows: Sequence[Mapping[str, str]], words: int) -> str:
