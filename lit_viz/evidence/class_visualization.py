@@ -28,7 +28,7 @@ from lit_viz.methods.photographs import contrast_fields
 from lit_viz.networks import Network
 from lit_viz.runs.evidence import Evidence, ImageEvidence
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.records import Judgment, LayerImageRecord, VisualizationRecord
+from lit_viz.runs.records import Judgment, VisualizationRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record, Task
 
@@ -178,10 +178,7 @@ class _Evaluated:
             logit = float(self.scored.logits[task.target])
             yield from different_metric(record, "logit", logit, self.scored.tolerance)
             yield from different_rank(record, self.scored, task.target)
-        names = ["label", "label_source", "target", "target_name", "lr"]
-        if isinstance(record, LayerImageRecord):
-            names += ["layer", "channel", "axis"]
-        expected = {name: getattr(task, name) for name in names}
+        expected = {name: getattr(task, name) for name in record.fields_of_task}
         contrast = contrast_fields(task, module.objective)
         expected |= {"against": contrast.get("against"), "gamma": contrast.get("gamma")}
         expected["format"] = module.format.to_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 from lit_viz.attacks.norms import FILE_UNIT, L2, format_distance
 from lit_viz.attributions.reducers import SIGNED
@@ -78,6 +78,9 @@ class VisualizationRecord(ContrastRecord, abstract=True):
 
     top5: Ranking = field(default_factory=list)
     lr: float | None = None
+
+    #: Fields that are those of the task.
+    fields_of_task: ClassVar[tuple[str, ...]] = ("label", "label_source", "target", "target_name", "lr")
 
     rank = Item[float]("metrics")
     objective = Item[float]("metrics")
@@ -156,6 +159,8 @@ class LayerImageRecord(VisualizationRecord):
     layer: str | None = None
     channel: int | None = None
     axis: str | None = None
+
+    fields_of_task = (*VisualizationRecord.fields_of_task, "layer", "channel", "axis")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
