@@ -31,7 +31,7 @@ Each side runs in its own process, because the allocator's setting belongs to th
 the machine's speed affects all of them. Loading is not timed. The other tools get the module as users pass it:
 contiguous, not frozen, default allocator. Ratios are minimum, median and maximum over the rounds, or one number of one
 round. Evidence is timed separately. The other tools are installed at first use into a folder of the user's cache
-(benchmarks/environment.py). Results of single sides are printed to stderr, and the tables at the end.
+(tests/support/environment.py). Results of single sides are printed to stderr, and the tables at the end.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks import COMPARISONS, FOLDER, GROUPS, environment, running
+from benchmarks import COMPARISONS, FOLDER, GROUPS, running
 
 from lit_viz.cli import errors_reported
+
+sys.path.append(str(Path(__file__).parents[1]))
+from tests.support import environment
 
 
 def parsed() -> argparse.Namespace:

@@ -53,8 +53,7 @@ from scripts.soaks.inputs import changed, raising
 from scripts.soaks.material import CASES
 from scripts.soaks.memory import memory
 from scripts.soaks.microscope import microscope
-from scripts.soaks.ranks import frozen
-from scripts.soaks.starts import creation, starts
+from scripts.soaks.starts import creation, frozen, starts
 
 TRIALS: dict[str, Callable[[Case], tuple[str, str]]] = {
     "kill": kill, "signal": stop, "limit": limit, "damage": damage, "hostile": hostile, "logger": logger,

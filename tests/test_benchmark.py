@@ -21,8 +21,9 @@ from lit_viz.commands import parse_method
 from lit_viz.images.reading import encode_png
 from lit_viz.launch.methods import METHODS
 from lit_viz.outputs import load_network
-from scripts.benchmarks import COMPARISONS, FOLDER, GROUPS, clock, environment, material, running
+from scripts.benchmarks import COMPARISONS, FOLDER, GROUPS, clock, material, running
 from scripts.benchmarks.material import loop
+from tests.support import environment
 from tests.support.networks import smooth_network
 from tests.support.peers import require_peers
 
@@ -311,12 +312,12 @@ def test_a_side_has_a_process_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_kept_process_runs_one_side_after_another(tmp_path: Path) -> None:
     plan = running.Plan(2, False, tmp_path)
-    sides = {name: ("environment.missing", {"folder": str(tmp_path / name)}) for name in ("a", "b")}
+    sides = {name: ("running.spread", {"values": [1.0, 2.0]}) for name in ("a", "b")}
     results = plan.in_turns(sides, keep=True)
     assert {name: len(each) for name, each in results.items()} == {"a": 2, "b": 2}
     assert list(plan.processes) == ["a", "b"]
-    with pytest.raises(SystemExit, match=r"environment.missing {} failed:\n(.|\n)*missing 1 required positional"):
-        plan.side("environment.missing", "a")
+    with pytest.raises(SystemExit, match=r"running.spread {} failed:\n(.|\n)*missing 1 required positional"):
+        plan.side("running.spread", "a")
     plan.close()
     assert not plan.processes
 

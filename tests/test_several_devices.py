@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from scripts.soaks.ranks import (
+from tests.support.ranks import (
     FROZEN,
     TWO,
     children_of,

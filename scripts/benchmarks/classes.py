@@ -39,8 +39,8 @@ from lit_viz.images.reading import encode_png, read_photograph
 from lit_viz.networks import Network
 from lit_viz.networks.fast.frozen import FrozenNetwork
 from lit_viz.outputs import load_network
+from tests.support import environment
 
-from . import environment
 from .clock import evidence_apart, timed
 from .material import CLASSES, loaded, plain_module, prepared
 from .running import Plan, Result, ratios, spread, table

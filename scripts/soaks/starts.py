@@ -1,17 +1,28 @@
-"""Trials of a folder in the making: kills, and a second start."""
+"""Trials of a folder in the making, kills and a second start; and of two processes, of which one is stopped."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
-from .commands import is_one_line, output, start, wait
+from tests.support import ranks
+
+from .commands import contents, differences, is_one_line, output, start, wait
 from .disturbances import Case
+from .material import COMMON, OFFLINE
 
 #: Entries of a folder in the making, in their order.
 _ENTRIES = [".lock", ".config.*", "config.yaml", "queue.jsonl"]
 #: Seconds until the kill after an entry is seen.
 _DELAY = 0.005
+#: A run that takes long enough to be stopped in the middle.
+_WORDS = [
+    "visualize", "0", "1", "2", "3", "4", *COMMON, *OFFLINE, "--slots", "2", "--iterations", "150",
+    "--checkpoint-every", "20", "--log-at", "every:50",
+]  # fmt: skip
 
 
 def creation(case: Case) -> tuple[str, str]:
@@ -54,3 +65,17 @@ def starts(case: Case) -> tuple[str, str]:
     if 0 not in statuses.values():
         return what, "both were refused"
     return f"{what}: {statuses['first']} and {statuses['second']}", case.differences()
+
+
+def frozen(folder: Path) -> Iterator[tuple[str, str]]:
+    """Stop one of two ranks in several ways; yield a description, and the failure (empty if the trial passed)."""
+    run = folder / "undisturbed"
+    process = ranks.start([sys.executable, "-m", "lit_viz", *_WORDS, *ranks.TWO, "--out", str(run)])
+    message = ranks.finish(process)
+    if process.returncode != 0:
+        sys.exit(f"soak: the run of two processes failed: {message}")
+    expected = contents(run)
+    for launcher, target in ranks.FROZEN:
+        run = folder / f"{launcher}_{target}"
+        failure = ranks.freeze(launcher, target, run, _WORDS)
+        yield f"rank {target} of {launcher}", failure or differences(expected, run)

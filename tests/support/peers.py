@@ -7,17 +7,17 @@ from importlib.util import find_spec
 
 import pytest
 
-from scripts.benchmarks import environment
+from tests.support import environment
 
 #: Environment variable that turns the skip without the packages into a failure.
 REQUIRED = "LIT_VIZ_REQUIRE_PEERS"
 
 
 def require_peers() -> None:
-    """Skip the test if packages of ``scripts/benchmarks/environment.py`` are missing."""
+    """Skip the test if packages of ``tests/support/environment.py`` are missing."""
     absent = environment.missing(environment.default_folder())
     if absent:
-        _skip_or_fail(f"missing {', '.join(absent)}: python scripts/benchmarks/environment.py")
+        _skip_or_fail(f"missing {', '.join(absent)}: python tests/support/environment.py")
 
 
 def require_package(name: str) -> None:

@@ -4,7 +4,7 @@ They are installed without dependencies: torchattacks pins an old requests, luce
 torch. So they run on the torch of this environment, and their other imports are listed here. The folder is the last
 entry of the search path, so that it replaces no installed package.
 
-    python scripts/benchmarks/environment.py    # install what is missing
+    python tests/support/environment.py    # install what is missing
 """
 
 from __future__ import annotations

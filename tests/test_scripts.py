@@ -1,4 +1,4 @@
-"""The comparison of recipes: the table's numbers, the sheets, and runs that are not made again."""
+"""Scripts: the comparison of recipes, versions of the requirements, a short version of the reliability campaign."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from lit_viz.launch.methods import method_form
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from lit_viz.types import Record
+from scripts import versions
 from scripts.judge import judge
 from scripts.recipes import COMMAND, Made, main, planned, spread
+from scripts.soak import campaign
 from tests.support.networks import smooth_network
 
 OWN = "tests.support.networks:smooth_network"
@@ -165,3 +167,45 @@ def test_judges_evaluate_the_images_of_a_group_separately(
     monkeypatch.setattr("scripts.judge.load_network", lambda name, weights: other)
     with pytest.raises(LitVizError, match="unknown class 'banana': the classes are a, b, c, d, e"):
         judge(str(tmp_path / "run"), ["other"])
+
+
+def test_the_parts_are_all_tests() -> None:
+    parts = versions.all_parts()
+    assert {"tests/optim", "tests/test_scripts.py"} <= set(parts)
+    assert "tests/support" not in parts
+
+
+def test_results_of_several_calls_are_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "all_parts", lambda: ["tests/a", "tests/b", "tests/c"])
+    versions.Results(tmp_path / "set.json").add("tests/a", {"passed": 3, "failed": 1})
+    results = versions.Results(tmp_path / "set.json")
+    results.add("tests/c", {"passed": 4, "skipped": 2})
+    assert results.missing() == ["tests/b"]
+    assert results.summary() == "7 passed, 2 skipped, 1 failed (tests/a); not run: tests/b"
+    results.add("tests/a", {"passed": 4})
+    results.add("tests/b", {})
+    assert results.summary() == "8 passed, 2 skipped"
+
+
+def test_a_part_has_the_numbers_that_pytest_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tests:
+        stdout, returncode = "...\n3 failed, 12 passed, 1 skipped, 4 deselected, 1 error in 9.1s", 1
+
+    monkeypatch.setattr(versions.subprocess, "run", lambda *_, **__: Tests())
+    assert versions.tested(Path("python"), "tests/a") == {"failed": 3, "passed": 12, "skipped": 1, "errors": 1}
+    Tests.stdout, Tests.returncode = "4 deselected in 0.2s", versions.NO_TESTS
+    assert versions.tested(Path("python"), "tests/a") == {}
+    Tests.stdout, Tests.returncode = "", -9
+    assert versions.tested(Path("python"), "tests/a") == {"errors": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", ["kill", "signal", "limit", "damage", "hostile", "creation", "starts", "changed"])
+def test_a_disturbed_run_survives(trial: str) -> None:
+    assert campaign(["adam"], [trial], repeats=1, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", ["edits", "crafted"])
+def test_edited_and_crafted_folders_are_refused_or_mended(trial: str) -> None:
+    assert campaign([], [trial], seed=0, most=12)

@@ -8,23 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from .commands import contents, differences
-from .material import COMMON, OFFLINE
 
 ROOT = Path(__file__).parents[2]
 #: Options of two processes, which Lightning starts.
 TWO = ["--devices", "2"]
 #: Launchers, and the rank that is stopped.
 FROZEN = [("lightning", 1), ("lightning", 0), ("torchrun", 1)]
-#: A run that takes long enough to be stopped in the middle.
-WORDS = [
-    "visualize", "0", "1", "2", "3", "4", *COMMON, *OFFLINE, "--slots", "2", "--iterations", "150",
-    "--checkpoint-every", "20", "--log-at", "every:50",
-]  # fmt: skip
 #: Seconds after which a rank that does not respond ends the run, and after which the trial has failed.
 _TIMEOUT, _LIMIT = 45, 150
 
@@ -76,20 +68,6 @@ def has_exited(pid: int) -> bool:
         return "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3]
     except FileNotFoundError:
         return True
-
-
-def frozen(folder: Path) -> Iterator[tuple[str, str]]:
-    """Stop one of two ranks in several ways; yield a description, and the failure (empty if the trial passed)."""
-    run = folder / "undisturbed"
-    process = start([sys.executable, "-m", "lit_viz", *WORDS, *TWO, "--out", str(run)])
-    message = finish(process)
-    if process.returncode != 0:
-        sys.exit(f"soak: the run of two processes failed: {message}")
-    expected = contents(run)
-    for launcher, target in FROZEN:
-        run = folder / f"{launcher}_{target}"
-        failure = freeze(launcher, target, run, WORDS)
-        yield f"rank {target} of {launcher}", failure or differences(expected, run)
 
 
 def freeze(launcher: str, target: int, run: Path, words: list[str]) -> str:
