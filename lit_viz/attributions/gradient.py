@@ -73,10 +73,11 @@ class LibraGradient(Gradient):
     Mehri et al. 2025, "LibraGrad", arXiv:2411.16760.
 
     The forward is unchanged; the backward passes through the values of attention, the centered input of norms, and x of
-    ``x * gate(x)`` (GELU, SiLU, Hardswish, Mish). Input, biases, class token and position embedding, each times its
-    gradient, then sum to the score. Piecewise-linear functions (ReLU, maxima) keep their derivative, so that the map of
-    a network of these alone is its gradient. Networks with other nonlinearities, such as gates that are not computed by
-    a function of torch, are rejected with the name of the layer.
+    ``x * gate(x)`` (GELU, QuickGELU, SiLU, Hardswish, Mish). Input, biases, class token and position embedding, each
+    times its gradient, then sum to the score. Piecewise-linear functions (ReLU, maxima) keep their derivative, so that
+    the map of a network of these alone is its gradient. Networks with other nonlinearities, such as gates that are not
+    computed by a function of torch, are rejected with the name of the layer. Of a network that says a text about an
+    image, the rule applies inside of the vision tower; the gradient by the tower's output is the plain one.
     """
 
     title = "Libra gradient"

@@ -304,6 +304,26 @@ def test_layers_are_those_of_the_vision_tower(family: str, vision: str, folders:
     assert all(layer.startswith(vision) for layer in layers)
 
 
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        ("blip", "libra_gradient"),
+        ("llava", "libra_gradient"),
+        ("pix2struct", "gradient"),
+        pytest.param("git", "libra_gradient", marks=pytest.mark.slow),
+        pytest.param("trocr", "libra_gradient", marks=pytest.mark.slow),
+        pytest.param("idefics3", "libra_gradient", marks=pytest.mark.slow),
+        pytest.param("paligemma", "libra_gradient", marks=pytest.mark.slow),
+        pytest.param("qwen2_5_vl", "gradient", marks=pytest.mark.slow),
+    ],
+)
+def test_auto_is_the_rule_of_transformers_in_the_vision_tower(family: str, method: str, folders: Any) -> None:
+    net = load(folders(family), family, ["a red car"], end=False)
+    run = lv.saliency(net, photograph(1), captum="captum")
+    assert run.records[0].method == method
+    assert run.evidence.captum.passed
+
+
 @pytest.mark.parametrize("family", ["qwen2_vl", "llava_next"])
 def test_a_vision_tower_without_maps_is_one_sentence(family: str, folders: Any) -> None:
     net = load(folders(family), family, ["a red car"], end=False)

@@ -17,7 +17,7 @@ from lit_viz.evidence.saliency.metrics import randomize_layer
 from lit_viz.networks import Network, isolation
 from lit_viz.networks.fast import is_rectifier
 from lit_viz.networks.fast.interception import Call, Interception, Pooling
-from lit_viz.networks.fast.libra import Libra
+from lit_viz.networks.fast.libra import libra
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class OriginalNetwork(nn.Module):
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the scores ``(N, K)`` of the classes, without the contrast."""
-        with Libra() if self.libra else nullcontext():
+        with libra(self.copy, self.output) if self.libra else nullcontext():
             scores: Tensor = self.output(self.copy, self._normalize(x))
         return scores
 

@@ -22,7 +22,7 @@ from lit_viz.networks.fast.convolution import fuse_activations, replace_convolut
 from lit_viz.networks.fast.folding import fold_batch_norms, foldable_pairs, freeze_batch_norms
 from lit_viz.networks.fast.frozen import FrozenNetwork
 from lit_viz.networks.fast.kernels import kernels_available, replace_linears
-from lit_viz.networks.fast.libra import Libra, LibraNetwork, nonlinear_layer
+from lit_viz.networks.fast.libra import LibraNetwork, libra, nonlinear_layer
 from lit_viz.networks.fast.rescaling import EqualHalves, RescaledNetwork, Rescaling
 from lit_viz.networks.fast.residual import residual_branches, scale_branches
 from lit_viz.networks.layers import hooked, layer_names, reading_all
@@ -277,7 +277,7 @@ def _check_libra(network: nn.Module, x: Tensor, output: Output) -> None:
     try:
         with isolation.random_state_preserved(network):
             expected = output.without_graph(network, x)
-        with isolation.random_state_preserved(network), Libra():
+        with isolation.random_state_preserved(network), libra(network, output):
             logits = output.with_graph(network, x)[1]
         found = nonlinear_layer(network, x, output)
     except Exception as error:  # any error of the user's code
@@ -285,7 +285,7 @@ def _check_libra(network: nn.Module, x: Tensor, output: Output) -> None:
     if found is not None:
         name, kind = found
         layer = f"its layer {name!r}" if name else "it"
-        functions = "softmax, attention, LayerNorm, GroupNorm, RMSNorm, GELU, SiLU, Hardswish and Mish"
+        functions = "softmax, attention, LayerNorm, GroupNorm, RMSNorm, GELU, SiLU, Hardswish, Mish and x * sigmoid"
         raise _NoRule(f"{layer} computes {kind}, which has no rule (of torch's functions {functions} have one)")
     if relative_difference(logits, expected) > LOGITS_TOLERANCE:
         raise _Rejected("its logits change when its activations are intercepted")

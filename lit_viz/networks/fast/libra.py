@@ -3,11 +3,15 @@
 Mehri et al. 2025, "LibraGrad", arXiv:2411.16760. With constant factors a transformer is linear in its input,
 its biases, its class token and its position embedding together: each times its gradient, they sum to the score.
 Softmax, norms and gated activations are intercepted where they are called, and their values are not changed.
+
+Of an output with a backbone, such as an answer of a network of images and text, the rule applies inside of the
+backbone; what is before and after it keeps its derivative.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -19,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from lit_viz.networks.fast.backward import PIECEWISE, nonlinearities, upstream
 from lit_viz.networks.fast.frozen import FrozenNetwork
-from lit_viz.networks.layers import hooked, readable_layers
+from lit_viz.networks.layers import hooked, in_module, modules_of, readable_layers
 from lit_viz.networks.outputs import Output
 
 #: Computes a function of torch, which is its first argument, with the rule.
@@ -38,17 +42,51 @@ class LibraNetwork(FrozenNetwork):
 
     def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits and activations of :meth:`FrozenNetwork.forward`, with gradients of the rule."""
-        with Libra():
+        network = self._original[0] if self._own is None else self._own
+        with libra(network, self.output):
             return super().forward(x, layers)
 
 
+@contextmanager
+def libra(network: nn.Module, output: Output) -> Iterator[None]:
+    """Apply the rule to the calls of the body that have a gradient; inside of the backbone if the output has one."""
+    backbone = _backbone_of(network, output)
+    if backbone is None:
+        with Libra():
+            yield
+        return
+    mode = Libra(is_active=False)
+
+    def enter(name: str, module: nn.Module, args: Any) -> None:
+        mode.is_active = True
+
+    def leave(name: str, module: nn.Module, args: Any, returned: Any) -> None:
+        mode.is_active = False
+
+    modules = modules_of(network, [backbone])
+    with hooked(modules, enter, before=True), hooked(modules, leave), mode:
+        yield
+
+
+def _backbone_of(network: nn.Module, output: Output) -> str | None:
+    """Return the name of the backbone of an output in a network; None without one."""
+    name = output.backbone
+    if name is None or name not in dict(network.named_modules()):
+        return None
+    return name
+
+
 class Libra(TorchFunctionMode):
-    """Apply the rule to the calls of the body that have a gradient."""
+    """Apply the rule to the calls of the body that have a gradient, while it is active."""
+
+    def __init__(self, *, is_active: bool = True) -> None:
+        super().__init__()
+        self.is_active = is_active
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        rule = _RULES.get(func)
+        rule = _RULES.get(func) if self.is_active else None
         if rule is None or not torch.is_grad_enabled():
             return func(*args, **(kwargs or {}))
         return rule(func, *args, **(kwargs or {}))
@@ -57,19 +95,26 @@ class Libra(TorchFunctionMode):
 def nonlinear_layer(network: nn.Module, x: Tensor, output: Output) -> tuple[str, str] | None:
     """Return the first layer that computes anything non-linear with the rule, and what; None if there is none.
 
-    Piecewise-linear functions, such as ReLU and maxima, keep their derivative. The layer is ``""`` for the network
-    itself.
+    Of an output with a backbone, the layers inside of it are searched. Piecewise-linear functions, such as ReLU and
+    maxima, keep their derivative. The layer is ``""`` for the network itself.
     """
     values: list[tuple[str, Tensor]] = []
     running = [""]
+    backbone = _backbone_of(network, output)
+    visited: set[Node] = set()
 
     def record(arguments: Any) -> None:
+        if running[-1] != backbone and not in_module(running[-1], backbone):
+            return
         for value in tree_leaves(arguments):
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 values.append((running[-1], value))
 
     def enter(name: str, module: nn.Module, args: Any, options: Any) -> None:
         record((args, options))
+        if name == backbone:
+            for value in tree_leaves((args, options)):
+                upstream(getattr(value, "grad_fn", None), visited)  # what is before the backbone
         running.append(name)
 
     def leave(name: str, module: nn.Module, args: Any, returned: Any) -> None:
@@ -77,11 +122,10 @@ def nonlinear_layer(network: nn.Module, x: Tensor, output: Output) -> tuple[str,
         running.pop()
 
     layers = readable_layers(network)
-    with Libra(), hooked(layers, enter, before=True, with_kwargs=True), hooked(layers, leave):
+    with libra(network, output), hooked(layers, enter, before=True, with_kwargs=True), hooked(layers, leave):
         scores = output.with_graph(network, x)[1]
     record(scores)
     used = upstream(scores.grad_fn)  # without what attention weights depend on
-    visited: set[Node] = set()
     for name, value in values:
         if value.grad_fn in used:
             for kind in nonlinearities(value, keep=PIECEWISE, visited=visited):
@@ -114,6 +158,20 @@ def _gated(func: Any, input: Tensor, *args: Any, **options: Any) -> Tensor:
         value = func(input.clone(), *args, **options)  # may be in place
         gate = torch.where(input == 0, _GATES[func], value / input)
     return _with_value(input * gate, value)
+
+
+def _product(func: Any, input: Any, other: Any, **options: Any) -> Any:
+    """Multiply by a sigmoid as by a constant: it is the gate of QuickGELU, ``x * sigmoid(1.702 * x)``."""
+    if _is_sigmoid(other) and not _is_sigmoid(input):
+        other = other.detach()
+    elif _is_sigmoid(input) and not _is_sigmoid(other):
+        input = input.detach()
+    return func(input, other, **options)
+
+
+def _is_sigmoid(factor: Any) -> bool:
+    step = getattr(factor, "grad_fn", None)
+    return step is not None and step.name().startswith("SigmoidBackward")
 
 
 def _softmax(func: Any, *args: Any, **options: Any) -> Tensor:
@@ -224,4 +282,5 @@ _RULES: dict[Callable[..., Any], Rule] = {
     F.rms_norm: _rms_norm,
     F.group_norm: _group_norm,
     **dict.fromkeys(_GATES, _gated),
+    **dict.fromkeys([torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__], _product),
 }

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 import lit_viz as lv
 from lit_viz.errors import LitVizError
-from lit_viz.networks.fast.libra import Libra, nonlinear_layer
-from lit_viz.networks.outputs import LOGITS
+from lit_viz.networks.fast.libra import Libra, libra, nonlinear_layer
+from lit_viz.networks.outputs import LOGITS, Logits
 from lit_viz.outputs import load_network
 from lit_viz.zoo import build
 from tests.support.networks import Attending, conv_net
@@ -54,6 +54,17 @@ def hugging_face(attention: str) -> nn.Module:
     return Logits()
 
 
+class QuickGelu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def within(activation: nn.Module) -> nn.Module:
+    net = copy.deepcopy(Attending())
+    net.blocks[1].mlp[1] = activation
+    return net
+
+
 #: Parts of the names of parameters that are added.
 ADDED = ("bias", "token", "pos", "prefix")
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
@@ -62,6 +73,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "planted_vit": (lambda: build("planted_vit"), (1, 28, 28)),
     "fused": (Attending, (3, 16, 24)),
     "by hand": (lambda: Attending(fused=False), (3, 16, 24)),
+    "quick gelu": (lambda: within(QuickGelu()), (3, 16, 24)),
     "timm": (lambda: timm.models.VisionTransformer(**VIT), (3, 32, 32)),
     "timm, registers": (lambda: timm.models.VisionTransformer(**VIT, reg_tokens=2, init_values=0.5), (3, 32, 32)),
     "torchvision": (lambda: torchvision.models.VisionTransformer(32, 8, 2, 2, 24, 48, num_classes=5), (3, 32, 32)),
@@ -217,20 +229,9 @@ class Glu(nn.Module):
         return self.identity(self.silu(x) * x)
 
 
-class QuickGelu(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
-
-
 class Reciprocal(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.ones(1) / (2 + x.abs())
-
-
-def within(activation: nn.Module) -> nn.Module:
-    net = copy.deepcopy(Attending())
-    net.blocks[1].mlp[1] = activation
-    return net
 
 
 class Squared(Attending):
@@ -241,13 +242,13 @@ class Squared(Attending):
 @pytest.mark.parametrize(
     ("net", "words"),
     [
-        (within(QuickGelu()), "its layer 'blocks.1.mlp.1' computes sigmoid"),
+        (within(nn.Sigmoid()), "its layer 'blocks.1.mlp.1' computes sigmoid"),
         (within(Glu()), "its layer 'blocks.1.mlp.1' computes a product of activations"),
         (within(nn.Tanh()), "its layer 'blocks.1.mlp.1' computes tanh"),
         (within(Reciprocal()), "its layer 'blocks.1.mlp.1' computes a product of activations"),
         (Squared(), "it computes pow"),
     ],
-    ids=["quick gelu", "glu", "tanh", "reciprocal", "network"],
+    ids=["sigmoid", "glu", "tanh", "reciprocal", "network"],
 )
 def test_other_functions_are_refused_with_their_layer(net: nn.Module, words: str) -> None:
     network = load_network(net.eval(), size=(16, 24))
@@ -265,3 +266,51 @@ def test_piecewise_linear_networks_keep_their_gradient() -> None:
         logits, _ = network.fast(dtype=torch.float64, backprop=backprop)(x)  # type: ignore[arg-type]
         gradients.append(torch.autograd.grad(logits[:, 0].sum(), x)[0])
     assert torch.allclose(*gradients, rtol=1e-10, atol=1e-14)
+
+
+class Told(nn.Module):
+    """A transformer as the backbone of a head that the rule refuses, after a filter that it refuses too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower, self.head = Attending(), nn.Linear(5, 3)
+
+    def before(self, x: Tensor) -> Tensor:
+        return x + 0.1 * x.sin()
+
+    def after(self, features: Tensor) -> Tensor:
+        return self.head(features.tanh()).square()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.tower(self.before(x)))
+
+
+class OfTower(Logits):
+    backbone = "tower"
+
+
+def test_of_an_output_with_a_backbone_the_rule_applies_inside_of_it() -> None:
+    """The gradient by the backbone's output and that of its input by the images are autograd's."""
+    net = random_network(Told)
+    x = images(3, 16, 24).requires_grad_()
+    with libra(net, OfTower()):
+        scores = net(x)
+    assert torch.equal(scores, net(x))
+    (own,) = torch.autograd.grad(scores[:, 1].sum(), x)
+    start = net.before(x).detach().requires_grad_()
+    with Libra():
+        features = net.tower(start)
+    leaf = features.detach().requires_grad_()
+    (of_features,) = torch.autograd.grad(net.after(leaf)[:, 1].sum(), leaf)
+    (of_start,) = torch.autograd.grad(features, start, of_features)
+    (expected,) = torch.autograd.grad(net.before(x), x, of_start)
+    (plain,) = torch.autograd.grad(net(x)[:, 1].sum(), x)
+    assert (own - expected).abs().max() <= 1e-12 * expected.abs().max()
+    assert (plain - expected).abs().max() > 1e-2 * expected.abs().max()
+    network = load_network(Told(), size=(16, 24), output=OfTower())
+    assert lv.attributions.automatic_method(network) == "libra_gradient"
+    assert lv.attributions.automatic_method(load_network(Told(), size=(16, 24))) == "gradient"
+    refused = Told()
+    refused.tower.blocks[1].mlp[1] = nn.Tanh()
+    with pytest.raises(LitVizError, match=r"its layer 'tower\.blocks\.1\.mlp\.1' computes tanh"):
+        load_network(refused, size=(16, 24), output=OfTower()).fast(backprop="libra")
