@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.networks import Network
-from tests.support.forgery import another, forge, loaded, values_of
+from tests.support.forgery import Copied, ForgedRun, another, loaded, values_of
 
 #: Values of a record that say how the run came to its image; nothing in evidence depends on them.
 OF_THE_RUN = {
@@ -58,20 +57,10 @@ def channels(request: pytest.FixtureRequest, smooth: Network, tmp_path_factory: 
     return run
 
 
-def stated(run: Path, network: Network, capsys: pytest.CaptureFixture[str]) -> str:
-    """Return what a check that fails states of a run."""
-    try:
-        assert not lv.check(run, network, progress=True)
-    except LitVizError as error:
-        return str(error)
-    return " ".join(capsys.readouterr().err.split())
-
-
-def forged(run: Path, name: str) -> None:
+def forged(run: ForgedRun, name: str) -> None:
     """Forge a value of the first record."""
-    values = values_of(loaded(run).records().of_index(0))
-    value = OTHERS.get(name, another(values.get(name)))
-    forge(run, 0, name, 1 if value is None else value)
+    value = OTHERS.get(name, another(values_of(run.record(0)).get(name)))
+    run.forge(0, name, 1 if value is None else value)
 
 
 def test_every_value_of_a_record_is_verified_or_of_the_run(classes: Path, channels: Path) -> None:
@@ -81,68 +70,58 @@ def test_every_value_of_a_record_is_verified_or_of_the_run(classes: Path, channe
 
 
 @pytest.mark.parametrize("name", OF_CLASSES)
-def test_a_forged_value_of_a_class_is_named(
-    name: str, classes: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = shutil.copytree(classes, tmp_path / "run")
+def test_a_forged_value_of_a_class_is_named(name: str, classes: Path, copied: Copied) -> None:
+    run = copied(classes)
     forged(run, name)
-    text = stated(run, smooth, capsys)
+    text = run.stated()
     assert f"{name}" in text.partition("is not as recorded")[2]
     assert "not as recorded: apple" in text
-    evidence = loaded(run).evidence().pictures
+    evidence = run.loaded().evidence().pictures
     assert evidence is not None
     assert (evidence.same, evidence.wrong) == (1, ["apple"])
-    assert "not as recorded: apple" in (run / "report.html").read_text()
+    assert "not as recorded: apple" in (run.folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", OF_LAYERS)
-def test_a_forged_value_of_a_channel_is_named(
-    name: str, channels: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = shutil.copytree(channels, tmp_path / "run")
+def test_a_forged_value_of_a_channel_is_named(name: str, channels: Path, copied: Copied) -> None:
+    run = copied(channels)
     forged(run, name)
-    text = stated(run, smooth, capsys)
+    text = run.stated()
     if name in ("layer", "channel"):
         assert f"the {name} of task 0 is" in text
     else:
         assert f"{name} " in text.partition("is not as recorded")[2]
 
 
-def test_a_format_that_is_none_is_one_sentence(
-    classes: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = shutil.copytree(classes, tmp_path / "run")
-    forge(run, 0, "format", {"kind": "x"})
-    assert "a recorded format of a file must be one, got {'kind': 'x'}: start another run" in stated(
-        run, smooth, capsys
-    )
+def test_a_format_that_is_none_is_one_sentence(classes: Path, copied: Copied) -> None:
+    run = copied(classes)
+    run.forge(0, "format", {"kind": "x"})
+    assert "a recorded format of a file must be one, got {'kind': 'x'}: start another run" in run.stated()
 
 
 @pytest.mark.parametrize("name", OF_THE_QUEUE)
-def test_a_record_of_another_task_is_refused(
-    name: str, classes: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = shutil.copytree(classes, tmp_path / "run")
+def test_a_record_of_another_task_is_refused(name: str, classes: Path, smooth: Network, copied: Copied) -> None:
+    run = copied(classes)
     forged(run, name)
-    text = stated(run, smooth, capsys)
+    text = run.stated()
     word = {"index": "its record is of task 1", "error": "and has an error"}
     assert word.get(name, f"the {name} of task 0 is") in text
     with pytest.raises(LitVizError, match="start another run"):
-        lv.resume(run, smooth)
+        lv.resume(run.folder, smooth)
 
 
-def test_rounding_on_another_machine_is_no_mismatch(classes: Path, smooth: Network, tmp_path: Path) -> None:
-    run = shutil.copytree(classes, tmp_path / "run")
-    record = loaded(run).records().of_index(1)
+def test_rounding_on_another_machine_is_no_mismatch(classes: Path, copied: Copied) -> None:
+    run = copied(classes)
+    record = run.record(1)
     for name in ("probability", "logit"):
-        forge(run, 1, name, values_of(record)[name] * (1 + 1e-6))
-    assert lv.check(run, smooth)
+        run.forge(1, name, values_of(record)[name] * (1 + 1e-6))
+    assert run.check()
 
 
 def test_a_judge_that_is_not_installed_is_not_stated(
-    classes: Path, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    classes: Path, copied: Copied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lit_viz.evidence.class_visualization.held_out_judge", lambda _: lambda *_: {})
-    run = shutil.copytree(classes, tmp_path / "run")
-    assert lv.check(run, smooth)
-    assert not loaded(run).records().of_index(0)["judges"]
+    run = copied(classes)
+    assert run.check()
+    assert not run.record(0)["judges"]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import lit_viz as lv
+from lit_viz.errors import LitVizError
+from lit_viz.networks import Network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import RESULTS, SEGMENTS
 from lit_viz.runs.tar_store import storage_class
@@ -98,3 +103,47 @@ def another(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return list(value[1:])
     return None
+
+
+@dataclass(frozen=True)
+class ForgedRun:
+    """The copy of a finished run, of which values are forged.
+
+    Attributes:
+        folder: run folder of the copy.
+        network: of the run.
+        capsys: output of the test.
+    """
+
+    folder: Path
+    network: Network
+    capsys: pytest.CaptureFixture[str]
+
+    def loaded(self) -> FolderStorage:
+        """Return the storage of the run, read again."""
+        return loaded(self.folder)
+
+    def record(self, index: int) -> Any:
+        """Return the record of a task."""
+        return self.loaded().records().of_index(index)
+
+    def forge(self, index: int, name: str, value: object) -> None:
+        """Change a field, a metric or a setting of a record."""
+        forge(self.folder, index, name, value)
+
+    def check(self) -> bool:
+        """Return whether the check passes."""
+        return lv.check(self.folder, self.network, progress=True)
+
+    def stated(self) -> str:
+        """Return what a check that fails states."""
+        self.capsys.readouterr()
+        try:
+            assert not self.check()
+        except LitVizError as error:
+            return str(error)
+        return " ".join(self.capsys.readouterr().err.split())
+
+
+#: Returns a copy of a finished run.
+Copied = Callable[[Path], ForgedRun]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.networks import Network
-from tests.support.forgery import another, forge, forge_line, loaded, rewrite, values_of
+from tests.support.forgery import Copied, another, forge, forge_line, loaded, rewrite, values_of
 
 #: Values of a record that say how the run came to its file; nothing in evidence depends on them.
 OF_THE_RUN = {
@@ -72,19 +71,16 @@ def test_every_value_of_a_record_is_verified_or_of_the_run(finished: Path) -> No
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_a_forged_value_is_named(
-    name: str, finished: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_forged_value_is_named(name: str, finished: Path, copied: Copied) -> None:
     if name == "status" and "tar" in str(loaded(finished).records().of_index(2).file):
         pytest.skip("the sample of a store of tars has finished tasks only")
-    run = shutil.copytree(finished, tmp_path / "run")
-    record = loaded(run).records().of_index(2)
+    run = copied(finished)
+    record = run.record(2)
     values: dict[str, object] = {"status": "skipped", "target": 1, "target_name": "x", "norm": "l2", "correct": True}
-    forge(run, 2, name, values.get(name, another(values_of(record)[name])))
+    run.forge(2, name, values.get(name, another(values_of(record)[name])))
     if name == "status":
-        forge(run, 2, "error", "predicted as apple before the attack")
-    assert not lv.check(run, smooth, progress=True)
-    stated = " ".join(capsys.readouterr().err.split())
+        run.forge(2, "error", "predicted as apple before the attack")
+    stated = run.stated()
     word = {"l2": "L2 distance", "linf": "L∞ distance"}.get(name, name)
     if name.startswith("predicted"):
         word = name.removesuffix("_name")
@@ -158,12 +154,12 @@ def test_a_photograph_that_is_said_to_be_misclassified_is_evaluated(
     assert "status skipped, recorded done" in capsys.readouterr().err
 
 
-def test_rounding_on_another_machine_is_no_mismatch(finished: Path, smooth: Network, tmp_path: Path) -> None:
-    run = shutil.copytree(finished, tmp_path / "run")
-    record = loaded(run).records().of_index(1)
+def test_rounding_on_another_machine_is_no_mismatch(finished: Path, copied: Copied) -> None:
+    run = copied(finished)
+    record = run.record(1)
     for name in ("probability", "probability_before", "margin", "ssim", "psnr"):
-        forge(run, 1, name, values_of(record)[name] * (1 + 1e-6))
-    assert lv.check(run, smooth)
+        run.forge(1, name, values_of(record)[name] * (1 + 1e-6))
+    assert run.check()
 
 
 def test_without_its_photograph_a_file_does_not_count(
@@ -181,14 +177,14 @@ def test_without_its_photograph_a_file_does_not_count(
     assert "1 photograph missing, so their files can't be verified and do not count" in stated
 
 
-def test_a_changed_file_is_not_as_recorded(finished: Path, smooth: Network, tmp_path: Path) -> None:
-    run = shutil.copytree(finished, tmp_path / "run")
-    record = loaded(run).records().of_index(1)
+def test_a_changed_file_is_not_as_recorded(finished: Path, copied: Copied) -> None:
+    run = copied(finished)
+    record = run.record(1)
     if record.file is None or ".tar" in record.file:
         pytest.skip("a file in a tar")
-    (run / record.file).write_bytes(encode_png(noise()[1]))
-    rewrite(run, lambda _: None)
-    assert not lv.check(run, smooth)
+    (run.folder / record.file).write_bytes(encode_png(noise()[1]))
+    rewrite(run.folder, lambda _: None)
+    assert not run.check()
 
 
 def test_a_photograph_of_another_size_is_named(smooth: Network, tmp_path: Path) -> None:
@@ -224,28 +220,21 @@ def universal(smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.parametrize("name", OF_PHOTOGRAPHS)
-def test_a_forged_value_of_a_photograph_is_named(
-    name: str, universal: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = shutil.copytree(universal, tmp_path / "run")
-    record = loaded(run).perturbed_images("0000_universal")[2].record
+def test_a_forged_value_of_a_photograph_is_named(name: str, universal: Path, copied: Copied) -> None:
+    run = copied(universal)
+    record = run.loaded().perturbed_images("0000_universal")[2].record
     values: dict[str, object] = {"status": "skipped", "target": 1, "file": None, "target_name": "x", "correct": True}
     value = values.get(name, another(values_of(record)[name]))
-    forge_line(run, LINES, 2, **{name: value})
-    assert not lv.check(run, smooth, progress=True)
-    stated = " ".join(capsys.readouterr().err.split())
-    assert "not as recorded: image 2" in stated
+    forge_line(run.folder, LINES, 2, **{name: value})
+    assert "not as recorded: image 2" in run.stated()
 
 
 @pytest.mark.parametrize("name", OF_PERTURBATIONS)
-def test_a_forged_value_of_a_perturbation_is_named(
-    name: str, universal: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = shutil.copytree(universal, tmp_path / "run")
-    value = values_of(loaded(run).records().of_index(0))[name]
-    forge(run, 0, name, "l2" if name == "norm" else another(value))
+def test_a_forged_value_of_a_perturbation_is_named(name: str, universal: Path, copied: Copied) -> None:
+    run = copied(universal)
+    value = values_of(run.record(0))[name]
+    run.forge(0, name, "l2" if name == "norm" else another(value))
     rates = loaded(universal).evidence().universal
-    assert not lv.check(run, smooth, progress=True)
-    assert f"{name} " in capsys.readouterr().err.partition("is not as recorded")[2]
-    assert loaded(run).evidence().universal == rates
-    assert loaded(run).records().of_index(0)["fooling_rate"] is None
+    assert f"{name} " in run.stated().partition("is not as recorded")[2]
+    assert run.loaded().evidence().universal == rates
+    assert run.record(0)["fooling_rate"] is None

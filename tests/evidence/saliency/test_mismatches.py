@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from lit_viz.evidence.verifier import EvidencePart
 from lit_viz.images.reading import encode_png
 from lit_viz.networks import Network
 from lit_viz.runs import tar_store
-from tests.support.forgery import another, forge, loaded, rewrite, values_of
+from tests.support.forgery import Copied, ForgedRun, another, loaded, rewrite, values_of
 from tests.support.networks import NAMES, load_network, smooth_network
 
 #: Values of a record that say how the run came to its map; nothing in evidence depends on them.
@@ -71,78 +70,63 @@ def no_captum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SaliencyMapVerifier, "_compare_with_captum", lambda _: EvidencePart())
 
 
-def stated(run: Path, network: Network, capsys: pytest.CaptureFixture[str]) -> str:
-    """Return what a check that fails states of a run."""
-    try:
-        assert not lv.check(run, network, progress=True)
-    except LitVizError as error:
-        return str(error)
-    return " ".join(capsys.readouterr().err.split())
-
-
 def test_every_value_of_a_record_is_verified_or_of_the_run(finished: Path) -> None:
     names = set(values_of(loaded(finished).records().of_index(0)))
     assert names - OF_THE_RUN - OF_OTHERS - set(OF_THE_QUEUE) == set(FIELDS) - {"setting"}
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_a_forged_value_is_named(
-    name: str, finished: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = shutil.copytree(finished, tmp_path / "run")
-    record = loaded(run).records().of_index(0)
+def test_a_forged_value_is_named(name: str, finished: Path, copied: Copied) -> None:
+    run = copied(finished)
+    record = run.record(0)
     values = values_of(record)
     value = OTHERS.get(name, another(values.get(name)) if name != "setting" else 1)
     if name == "signed":
         value = None if values["signed"] else True
-    forge(run, 0, "settings" if name == "setting" else name, {"layer": "x"} if name == "setting" else value)
-    text = stated(run, smooth, capsys)
+    run.forge(0, "settings" if name == "setting" else name, {"layer": "x"} if name == "setting" else value)
+    text = run.stated()
     word = {"setting": "layer", "predicted_name": "predicted"}.get(name, name)
     assert f"{word} " in text.partition("is not as recorded")[2]
     assert "not as recorded: p0" in text
-    wrong = loaded(run).evidence().records
+    wrong = run.loaded().evidence().records
     assert wrong is not None
     assert wrong.wrong == ["p0"]
 
 
 @pytest.mark.parametrize("name", OF_THE_QUEUE)
-def test_a_record_of_another_task_is_refused(
-    name: str, finished: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = shutil.copytree(finished, tmp_path / "run")
-    record = loaded(run).records().of_index(0)
+def test_a_record_of_another_task_is_refused(name: str, finished: Path, smooth: Network, copied: Copied) -> None:
+    run = copied(finished)
+    record = run.record(0)
     value = OTHERS.get(name, another(values_of(record)[name]))
     if ".tar" in str(record.array) and name in OF_FILES:
         pytest.skip("maps in a tar have no picture")
     if ".tar" in str(record.array) and name == "array":
-        value = str(loaded(run).records().of_index(1).array)
-    forge(run, 0, name, value)
-    text = stated(run, smooth, capsys)
+        value = str(run.record(1).array)
+    run.forge(0, name, value)
+    text = run.stated()
     word = {"index": "its record is of task 1", "array": "the file of task 0 is", "error": "and has an error"}
     assert word.get(name, f"the {name} of task 0 is") in text
     with pytest.raises(LitVizError, match="start another run"):
-        lv.resume(run, smooth)
+        lv.resume(run.folder, smooth)
 
 
 @pytest.mark.parametrize("name", ["maximum", "predicted", "signed"])
-def test_a_reduced_map_is_compared_too(
-    name: str, finished: Path, smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = shutil.copytree(finished, tmp_path / "run")
-    record = loaded(run).records().of_index(2)
+def test_a_reduced_map_is_compared_too(name: str, finished: Path, copied: Copied) -> None:
+    run = copied(finished)
+    record = run.record(2)
     if name == "signed":
-        forge(run, 2, name, None if record["signed"] else True)
+        run.forge(2, name, None if record["signed"] else True)
     else:
-        forge(run, 2, name, another(record[name]))
-    assert f"{name} " in stated(run, smooth, capsys).partition("is not as recorded")[2]
+        run.forge(2, name, another(record[name]))
+    assert f"{name} " in run.stated().partition("is not as recorded")[2]
 
 
-def test_rounding_on_another_machine_is_no_mismatch(finished: Path, smooth: Network, tmp_path: Path) -> None:
-    run = shutil.copytree(finished, tmp_path / "run")
-    record = loaded(run).records().of_index(1)
+def test_rounding_on_another_machine_is_no_mismatch(finished: Path, copied: Copied) -> None:
+    run = copied(finished)
+    record = run.record(1)
     for name in ("probability", "logit", "maximum"):
-        forge(run, 1, name, values_of(record)[name] * (1 + 1e-7))
-    assert lv.check(run, smooth)
+        run.forge(1, name, values_of(record)[name] * (1 + 1e-7))
+    assert run.check()
 
 
 def test_without_its_photograph_a_prediction_is_not_verified(
@@ -153,17 +137,17 @@ def test_without_its_photograph_a_prediction_is_not_verified(
     sorted((run / "sources").iterdir())[0].unlink()
     sorted((run / "arrays").glob("0001_*[0-9].npy"))[0].unlink()
     rewrite(run, lambda _: None)
-    text = stated(run, smooth, capsys)
+    text = ForgedRun(run, smooth, capsys).stated()
     assert "1 photograph missing, so their predictions can't be verified" in text
     assert "not as recorded: image 1" in text
 
 
 def test_values_of_bands_are_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network = load_network(smooth_network(4), labels=NAMES, mean=[0.5] * 4, std=[0.25] * 4, size=16, bands=list("abcd"))
-    run = tmp_path / "run"
+    run = ForgedRun(tmp_path / "run", network, capsys)
     x = torch.rand(1, 4, 16, 16, generator=torch.Generator().manual_seed(4))
-    lv.saliency(network, x, method="integrated_gradients", iterations=4, captum="none", logger="none", out=run)
-    bands = dict(loaded(run).records().of_index(0)["bands"])
-    assert lv.check(run, network)
-    forge(run, 0, "bands", bands | {"b": bands["b"] + 0.01})
-    assert "bands " in stated(run, network, capsys)
+    lv.saliency(network, x, method="integrated_gradients", iterations=4, captum="none", logger="none", out=run.folder)
+    bands = dict(run.record(0)["bands"])
+    assert run.check()
+    run.forge(0, "bands", bands | {"b": bands["b"] + 0.01})
+    assert "bands " in run.stated()
