@@ -12,7 +12,7 @@ from torch import nn
 from lit_viz.attacks import Attack
 from lit_viz.attributions import Attribution
 from lit_viz.engine.failures import gradients_enabled
-from lit_viz.errors import ArgumentError, LitVizError, require
+from lit_viz.errors import LitVizError, require
 from lit_viz.images import Parameterization
 from lit_viz.images.reading import Fit
 from lit_viz.images.sources import ImageLike, Images, Normalization, picture_size
@@ -22,10 +22,9 @@ from lit_viz.launch.execute import execute, finished, run
 from lit_viz.launch.form import Form
 from lit_viz.launch.logs import log_run
 from lit_viz.launch.merge import merge_shards
-from lit_viz.launch.methods import method_form
+from lit_viz.launch.methods import run_method
 from lit_viz.launch.resume import changed_form, stored_form, stored_module, stored_tasks
 from lit_viz.launch.run import Paths, Run, check_folder, check_settings
-from lit_viz.launch.specs import METHODS
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.methods.tasks import Classes
 from lit_viz.networks import Network, as_network
@@ -112,7 +111,7 @@ def visualize(
     has_target = not isinstance(target, (list, tuple)) or len(target) > 0
     is_selected = has_target or layer is not None or objective is not None or config is not None
     require(is_selected, "target must name at least one class", "none", hint="or give a layer")
-    return _run("visualize", {**given, "target": target if has_target else None})
+    return run_method("visualize", {**given, "target": target if has_target else None})
 
 
 @checked_types
@@ -169,7 +168,7 @@ def saliency(
     Raises:
         LitVizError: unknown class, method or argument, images out of range, or existing run folder.
     """
-    return _run("saliency", locals())
+    return run_method("saliency", locals())
 
 
 @checked_types
@@ -224,7 +223,7 @@ def attack(
     Raises:
         LitVizError: unknown class, attack or argument, images out of range, or existing run folder.
     """
-    return _run("attack", locals())
+    return run_method("attack", locals())
 
 
 @checked_types
@@ -253,30 +252,6 @@ def read(
     """
     network = as_network(network, picture_size(images))
     return [text for _, text in texts_by_name(network, images, fit, normalization)]
-
-
-def _run(name: str, arguments: Mapping[str, Any]) -> Run:
-    """Run a method by the arguments of its short function.
-
-    Args:
-        name: name of the function.
-        arguments: network, progress, and ``options``, which are other arguments of which None is a value; of its own
-            arguments None is the default.
-    """
-    given = {key: value for key, value in arguments.items() if value is not None}
-    network, progress, options = given.pop("network"), given.pop("progress", None), given.pop("options")
-    size = None
-    if "images" in arguments:
-        require("images" in given, "images must be one or several images", "None")
-        size = picture_size(given["images"])
-    for key, value in options.items():
-        if key.startswith("network."):
-            argument = key.removeprefix("network.")
-            raise ArgumentError(key, f"must be given to load_network(..., {argument}={value!r})")
-    network = as_network(network, size)
-    form = method_form(METHODS[name], {**given, **options}, network)
-    module, tasks = form.build(network)
-    return finished(execute(module, tasks, form.options(), notify=choose_notify(progress)))
 
 
 @checked_types

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -47,29 +48,6 @@ if TYPE_CHECKING:
 # ten times as long as soon as another process uses a processor; with this one, as long as before on idle processors.
 _SPIN_COUNT = "3000"
 
-#: Arguments and summaries of all commands.
-_SUMMARIES = {
-    "demo": ("", "all methods on packaged images, offline"),
-    **{name: (spec.words, spec.summary) for name, spec in METHODS.items()},
-    "check": ("RUN", "compute all evidence of a run"),
-    "resume": ("RUN", "continue a run, or print the results of a finished one"),
-    "status": ("RUN ...", "how far runs and shards are, and which make no progress"),
-    "compare": ("RUN RUN ...", "compare methods or attacks of runs: one table and figure"),
-    "merge": ("SHARD ... --out RUN", "merge the shards of a run, with evidence, figure and report"),
-    "log": ("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV"),
-    "epochs": ("FOLDER", "draw the results of a probe by epoch"),
-    "read": ("PHOTO_OR_FOLDER ...", "print the text that a network says or reads of each image"),
-    "classes": ("tarant", "find a class by a part of its name"),
-    "layers": ("NETWORK", "list the layers of a network"),
-    "microscope": ("NETWORK --layers PATTERNS", "pages of the units of a network"),
-    "completion": ("bash", "print the completion for a shell"),
-}
-_COMMAND_LINES = {f"lit-viz {name} {words}": summary for name, (words, summary) in _SUMMARIES.items()}
-_COMMAND_WIDTH = max(map(len, _COMMAND_LINES)) + 2
-#: Commands that need no words; the others print their help without any.
-_WITHOUT_WORDS = ("demo", "classes", "layers")
-#: Names of all commands.
-COMMAND_NAMES = tuple(_SUMMARIES)
 _HELP = """\
 usage: lit-viz COMMAND ...
 
@@ -77,11 +55,26 @@ See what a vision network has learned by optimizing the input image against the 
 
 {}
 
-Options of a command: lit-viz COMMAND --help. Configurations, with papers and costs: configs/.""".format(
-    "\n".join(f"  {line:<{_COMMAND_WIDTH}}{summary}" for line, summary in _COMMAND_LINES.items())
-)
+Options of a command: lit-viz COMMAND --help. Configurations, with papers and costs: configs/."""
 _HELP_OPTIONS = {"--help", "-h"}
 _ALL_OPTIONS = "--help-all"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        words: its arguments in the list of commands.
+        summary: what it does.
+        run: runs it with its words.
+        needs_words: whether it prints its help without any.
+    """
+
+    words: str
+    summary: str
+    run: Callable[[list[str]], None]
+    needs_words: bool = True
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -166,7 +159,7 @@ def errors_reported(program: str) -> Iterator[None]:
 
 def _dispatch(arguments: list[str]) -> None:
     if not arguments or arguments[0] in (*_HELP_OPTIONS, _ALL_OPTIONS, "help"):
-        print(_HELP)
+        print(_list_of_commands())
         return
     name, *rest = arguments
     if name == "--version":
@@ -174,39 +167,38 @@ def _dispatch(arguments: list[str]) -> None:
 
         print(f"lit_viz {__version__}")
         return
-    commands: dict[str, Callable[[list[str]], None]] = {
-        **{method: partial(_method, method) for method in METHODS},
-        "demo": _demo,
-        "check": _check,
-        "resume": _resume,
-        "status": _status,
-        "compare": _compare,
-        "merge": _merge,
-        "log": _log,
-        "epochs": _epochs,
-        "read": _read,
-        "classes": _classes,
-        "layers": _layers,
-        "microscope": _microscope,
-        "completion": _completion,
-    }
-    if name not in commands:
-        raise LitVizError(f"there is no command {name!r}{did_you_mean(name, commands) or ': see lit-viz --help'}")
+    known = commands()
+    if name not in known:
+        raise LitVizError(f"there is no command {name!r}{did_you_mean(name, known) or ': see lit-viz --help'}")
     if _HELP_OPTIONS & set(rest) or _ALL_OPTIONS in rest:
         print(_help(name, rest), end="")
         return
-    if not rest and name not in _WITHOUT_WORDS:
+    if not rest and known[name].needs_words:
         print(_help(name, rest), end="")
         sys.exit(1)
     check_words(name, rest)
-    commands[name](rest)
+    known[name].run(rest)
+
+
+def commands() -> dict[str, Command]:
+    """Return the commands by name, in the order of the help."""
+    methods = {name: Command(spec.words, spec.summary, partial(_method, name)) for name, spec in METHODS.items()}
+    demo = Command("", "all methods on packaged images, offline", _demo, needs_words=False)
+    return {"demo": demo, **methods, **_OTHER_COMMANDS}
+
+
+def _list_of_commands() -> str:
+    """Return the help without a command."""
+    lines = {f"lit-viz {name} {command.words}": command.summary for name, command in commands().items()}
+    width = max(map(len, lines)) + 2
+    return _HELP.format("\n".join(f"  {line:<{width}}{summary}" for line, summary in lines.items()))
 
 
 def _help(name: str, words: Sequence[str]) -> str:
     """Return the help of a command: the packaged text, or with other words that of the parts that they choose."""
-    others = set(words) - _HELP_OPTIONS
-    if not others:
-        return (Path(__file__).parent / "launch" / "help" / f"{name}.txt").read_text(encoding="utf-8")
+    packaged = Path(__file__).parent / "launch" / "help" / f"{name}.txt"
+    if set(words) <= _HELP_OPTIONS and packaged.exists():
+        return packaged.read_text(encoding="utf-8")
     with _gc_paused():
         from lit_viz.commands import help_text
 
@@ -255,7 +247,7 @@ def _method(name: str, words: Sequence[str], others: Mapping[str, Any] | None = 
     options = form.options()
     if is_run and is_rank_zero():
         check_folder_is_new(options)
-    if spec.positional not in values and "layer" not in values and "config" not in values:
+    if spec.config and not values.keys() & {spec.positional, "layer", "config"}:
         defaults = ", ".join(map(str, form.tasks["init_args"].get(spec.positional, ())))
         notify(f"no {spec.positional} given, using the default of --config {spec.config}: {defaults}")
     network = form.load_network()
@@ -483,8 +475,23 @@ def _completion(words: list[str]) -> None:
     values = _values("completion", words, "shell")
     from lit_viz.commands import completion_script
 
-    print(completion_script(values["shell"], {name: summary for name, (_, summary) in _SUMMARIES.items()}))
+    print(completion_script(values["shell"], {name: command.summary for name, command in commands().items()}))
 
+
+_OTHER_COMMANDS = {
+    "check": Command("RUN", "compute all evidence of a run", _check),
+    "resume": Command("RUN", "continue a run, or print the results of a finished one", _resume),
+    "status": Command("RUN ...", "how far runs and shards are, and which make no progress", _status),
+    "compare": Command("RUN RUN ...", "compare methods or attacks of runs: one table and figure", _compare),
+    "merge": Command("SHARD ... --out RUN", "merge the shards of a run, with evidence, figure and report", _merge),
+    "log": Command("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV", _log),
+    "epochs": Command("FOLDER", "draw the results of a probe by epoch", _epochs),
+    "read": Command("PHOTO_OR_FOLDER ...", "print the text that a network says or reads of each image", _read),
+    "classes": Command("tarant", "find a class by a part of its name", _classes, needs_words=False),
+    "layers": Command("NETWORK", "list the layers of a network", _layers, needs_words=False),
+    "microscope": Command("NETWORK --layers PATTERNS", "pages of the units of a network", _microscope),
+    "completion": Command("bash", "print the completion for a shell", _completion),
+}
 
 # -- results
 

@@ -47,14 +47,13 @@ _NOT_OF_RUN = ("module", "tasks", "trainer", "logging", "progress")
 
 def first_form(spec: MethodSpec, words: Sequence[str]) -> Form:
     """Return the form of ``--config`` and of the chosen part, which decide which options there are."""
-    from lit_viz import api
     from lit_viz.launch.methods import read_config
 
     given = {name: values for name in ("config", "layer", spec.part) if (values := _given(words, name))}
     form = read_config(spec, given["config"][-1] if "config" in given else spec.config_for(given))
     for text in given.get(spec.part, ())[-1:]:
         several = text if len(given[spec.part]) == 1 else ",".join(given[spec.part])
-        form.set(spec.part, read_text(several, hints_of(getattr(api, spec.name))[spec.part], f"--{spec.part}"))
+        form.set(spec.part, read_text(several, hints_of(spec.short_function)[spec.part], f"--{spec.part}"))
     return form
 
 
@@ -76,10 +75,9 @@ def method_parser(spec: MethodSpec, words: Sequence[str] = (), *, every: bool = 
         words: its words, of which the configuration and the part decide on the options.
         every: whether the help shows all options.
     """
-    from lit_viz import api
     from lit_viz.launch.methods import read_config
 
-    function, form = getattr(api, spec.name), first_form(spec, words)
+    function, form = spec.short_function, first_form(spec, words)
     shown = None if every else SHOWN | spec.shown
     parser = Parser(spec.name, f"[{spec.positional.upper()} ...] [options]", example=spec.example)
     parser.form = form
@@ -104,12 +102,11 @@ def method_parser(spec: MethodSpec, words: Sequence[str] = (), *, every: bool = 
 
 def _describe(parser: Parser, spec: MethodSpec) -> None:
     """Complete what the help of a method alone needs: its texts, names of values and defaults."""
-    from lit_viz import api
     from lit_viz.launch.form import config_names
     from lit_viz.launch.options import options_of_methods
     from lit_viz.presentations import presentation_of
 
-    function, form = getattr(api, spec.name), parser.form
+    function, form = spec.short_function, parser.form
     parser.description = parse_docstring(function.__doc__ or "").short_description or ""
     parser.positional_text = helps_of(function)[spec.positional]
     parser.names |= _names_of_parts(form.module_class) | {"config": config_names(spec.name)}

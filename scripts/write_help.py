@@ -12,7 +12,7 @@ from typing import Any
 import lit_viz
 from lit_viz.attacks import ATTACKS, Attack
 from lit_viz.attributions import ATTRIBUTIONS, Attribution
-from lit_viz.cli import COMMAND_NAMES
+from lit_viz.cli import commands
 from lit_viz.commands import command_parser, help_text
 from lit_viz.evidence.saliency.captum_reference import counterpart_of
 from lit_viz.launch.early import as_table
@@ -38,24 +38,24 @@ NAMED_PARTS = (("attack", "attack", Attack), ("saliency", "method", Attribution)
 
 def help_files() -> dict[Path, str]:
     """Return the help of each command by its file."""
-    files = {FOLDER / f"{name}.txt": help_text(name) for name in COMMAND_NAMES}
+    files = {FOLDER / f"{name}.txt": help_text(name) for name in commands()}
     return files | {FOLDER / "options.json": options_table()}
 
 
 def options_table() -> str:
     """Return the options of all commands, which errors need before torch is imported."""
     names = {option: list(named_classes(base)) for _, option, base in NAMED_PARTS}
-    commands: dict[str, list[dict[str, Any]]] = {}
-    for command in COMMAND_NAMES:
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for command in commands():
         entries: dict[str, dict[str, Any]] = {}
         for words in word_variants(command):
             for entry in entries_of(command, words):
                 entry["shown"] = entry["shown"] and not words  # others are options of one part
                 entries.setdefault(entry["word"], entry)
-        commands[command] = list(entries.values())
+        tables[command] = list(entries.values())
         if command in METHODS:
             names[f"{command} config"] = config_names(command)
-    return as_table(commands, names)
+    return as_table(tables, names)
 
 
 def word_variants(command: str) -> list[list[str]]:
@@ -91,7 +91,7 @@ def options_page() -> str:
     by_hand, _, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
     lines = [by_hand + MARK, "## All options\n"]
     shared: dict[str, str] = {}
-    for name in sorted(COMMAND_NAMES, key=lambda name: name == "demo"):
+    for name in sorted(commands(), key=lambda name: name == "demo"):
         lines += command_lines(name, shared)
     for command, option, names in PARTS:
         lines.append(f"### Options of each {option}\n")

@@ -8,7 +8,7 @@ import pytest
 
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS
-from lit_viz.cli import COMMAND_NAMES
+from lit_viz.cli import commands
 from lit_viz.commands import command_parser, function_parser, help_text, parse_method
 from lit_viz.errors import LitVizError
 from lit_viz.launch.form import config_names
@@ -31,7 +31,7 @@ def test_the_packaged_help_is_up_to_date() -> None:
 def test_the_page_of_options_is_up_to_date() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page == options_page(), "run python scripts/write_help.py"
-    for name in COMMAND_NAMES:
+    for name in commands():
         for options in command_parser(name).sections().values():
             for option in options:
                 assert option.words[0] in page
@@ -67,7 +67,7 @@ def test_the_help_names_all_parts_and_configurations() -> None:
         assert set({"attack": ATTACKS, "method": ATTRIBUTIONS}.get(command.part, ())) <= words
 
 
-@pytest.mark.parametrize("name", COMMAND_NAMES)
+@pytest.mark.parametrize("name", commands())
 def test_a_section_has_one_title_and_each_option_one_spelling(name: str) -> None:
     text = help_text(name, every=True)
     titles = re.findall(r"^\S.*:$", text, re.MULTILINE)

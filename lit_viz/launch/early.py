@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean, find_part
+from lit_viz.launch.specs import METHODS, MethodSpec
 from lit_viz.utils.files import missing_file_error, non_utf8_name_error
 from lit_viz.utils.labels import find_class, imagenet_labels
 
@@ -115,6 +116,8 @@ def check_words(command: str, words: Sequence[str]) -> None:
         LitVizError: an option is unknown; a part, a configuration, a file, a folder or a class does not exist.
     """
     options = options_of(command)
+    if not options:  # of a command that is defined elsewhere
+        return
     read = read_words(command, words, options)
     parts_are_packaged = _check_parts(command, read, options)
     has_others = command == "resume" or not parts_are_packaged  # options of the run, or of a user's part
@@ -126,11 +129,14 @@ def check_words(command: str, words: Sequence[str]) -> None:
         _check_runs(read.positional if command == "compare" else read.positional[:1])
     if read.unknown:  # whether it has a value is not known
         return
-    if command in ("saliency", "attack"):
+    spec = METHODS.get(command)
+    if spec is None:
+        return
+    if not spec.takes_classes:
         _check_files([*read.positional, *read.given.get("images", ())])
-    _check_out(command, read)
-    if command in ("visualize", "saliency", "attack") and parts_are_packaged:
-        _check_classes(command, read)
+    _check_out(read)
+    if parts_are_packaged:
+        _check_classes(spec, read)
 
 
 @cache
@@ -251,25 +257,24 @@ def _check_files(images: Sequence[str]) -> None:
             raise LitVizError(missing_file_error(image, "photograph or folder"))
 
 
-def _check_out(command: str, read: Words) -> None:
+def _check_out(read: Words) -> None:
     """Check that a run may be made in the folder of ``--out``."""
     from lit_viz.runs.access import check_usable
 
     goes_on = read.given.keys() & {"overwrite", "resume", "shard", "count", "print_config"}
-    if command in ("visualize", "saliency", "attack") and not goes_on:
+    if not goes_on:
         for folder in filter(None, read.given.get("out", ())[-1:]):
             check_usable(Path(folder))
 
 
-def _check_classes(command: str, read: Words) -> None:
+def _check_classes(spec: MethodSpec, read: Words) -> None:
     """Check classes of a packaged network of ImageNet."""
     of_network = [name for name in read.given if name.partition(".")[0] in ("network", "config", "layer", "objective")]
     if of_network not in ([], ["network"]) or not set(read.given.get("network", ())) <= set(_IMAGENET_NETWORKS):
         return
-    texts = list(read.positional) if command == "visualize" else []
+    texts = list(read.positional) if spec.takes_classes else []
     for argument in _CLASSES:
-        if argument != "label" or command != "visualize":
-            texts += read.given.get(argument, ())
+        texts += read.given.get(argument, ())
     for text in texts:
         is_one = "," not in text and not text.startswith(("[", "{"))
         if is_one and text not in _NO_CLASSES and not _is_file(text):

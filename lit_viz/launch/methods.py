@@ -1,4 +1,4 @@
-"""From the arguments of a short function or of a command to a form."""
+"""From the arguments of a short function or of a command to a form, and to a run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_viz.errors import LitVizError
+from lit_viz.errors import ArgumentError, LitVizError, require
+from lit_viz.images.sources import picture_size
+from lit_viz.launch.execute import execute, finished
 from lit_viz.launch.form import Form, find_config
+from lit_viz.launch.run import Run
 from lit_viz.launch.specs import METHODS, MethodSpec
-from lit_viz.networks import Network
+from lit_viz.networks import Network, as_network
 from lit_viz.outputs.loading import split_section
+from lit_viz.utils.formatting import choose_notify
 from lit_viz.utils.parts import classes_in, hints_of
 
 
@@ -20,8 +24,9 @@ def read_config(spec: MethodSpec, name: str | Path | None) -> Form:
     Raises:
         LitVizError: there is none, or it is of another method.
     """
-    path = find_config(spec.name, spec.config if name is None else name)
-    form = Form.read(path)
+    chosen = spec.config if name is None else name
+    path = find_config(spec.name, chosen) if chosen else None
+    form = Form.of_mapping({}, spec.name) if path is None else Form.read(path)
     form.module.setdefault("class_path", spec.modules[0])
     form.tasks.setdefault("class_path", spec.tasks)
     kind = form.module_class
@@ -61,3 +66,27 @@ def method_form(
         form.set(name, given[name])
     spec.place(form, selection, given)
     return form
+
+
+def run_method(name: str, arguments: Mapping[str, Any]) -> Run:
+    """Run a method by the arguments of its short function.
+
+    Args:
+        name: name of the function.
+        arguments: network, progress, and ``options``, which are other arguments of which None is a value; of its own
+            arguments None is the default.
+    """
+    given = {key: value for key, value in arguments.items() if value is not None}
+    network, progress, options = given.pop("network"), given.pop("progress", None), given.pop("options")
+    size = None
+    if "images" in arguments:
+        require("images" in given, "images must be one or several images", "None")
+        size = picture_size(given["images"])
+    for key, value in options.items():
+        if key.startswith("network."):
+            argument = key.removeprefix("network.")
+            raise ArgumentError(key, f"must be given to load_network(..., {argument}={value!r})")
+    network = as_network(network, size)
+    form = method_form(METHODS[name], {**given, **options}, network)
+    module, tasks = form.build(network)
+    return finished(execute(module, tasks, form.options(), notify=choose_notify(progress)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from datetime import datetime, timezone
-from functools import cache
 from inspect import Signature, signature
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -14,7 +14,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
-from lit_viz import methods
 from lit_viz.engine.method import half_precision
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
@@ -22,13 +21,15 @@ from lit_viz.engine.shards import Shard
 from lit_viz.errors import require
 from lit_viz.evidence.verifier import Check
 from lit_viz.figures.scales import ScaleOf
+from lit_viz.launch.specs import METHODS
 from lit_viz.loggers import LOGGERS, logger_names
 from lit_viz.loggers.base import LoggerSettings
-from lit_viz.presentations import FigureFormat, FigureOptions, presentation_of
+from lit_viz.presentations import FigureFormat, FigureOptions, Presentation, presentation_of
 from lit_viz.runs.access import check_new, is_run
 from lit_viz.runs.tar_store import Store
 from lit_viz.types import slug
 from lit_viz.utils.checking import check_fields, check_types
+from lit_viz.utils.imports import import_by_path
 
 #: Arguments of the Trainer of a run, unless others are given.
 TRAINER_DEFAULTS = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": None}
@@ -218,19 +219,22 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
 
 
-@cache
+def _presentations() -> list[Presentation[Any]]:
+    """Return the presentations of all methods."""
+    paths = chain.from_iterable(spec.modules for spec in METHODS.values())
+    return [presentation_of(import_by_path(path)) for path in paths]
+
+
 def options_of_methods() -> frozenset[str]:
     """Return the options of figure and evidence that apply to some methods only."""
-    return frozenset(
-        name for method in methods.__all__ for name in presentation_of(getattr(methods, method)).run_options
-    )
+    return frozenset(chain.from_iterable(presentation.run_options for presentation in _presentations()))
 
 
 def extra_files() -> tuple[str, ...]:
     """Return the patterns of the files that only runs of some methods or with some loggers contain."""
     patterns: list[str] = []
-    for name in methods.__all__:
-        patterns += presentation_of(getattr(methods, name)).files
+    for presentation in _presentations():
+        patterns += presentation.files
     return (*dict.fromkeys(patterns), *LOGGERS)
 
 

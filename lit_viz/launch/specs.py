@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lit_viz.errors import ArgumentError, require
+from lit_viz.utils.imports import import_by_path
 
 if TYPE_CHECKING:
-    from lit_viz.launch.form import Form
+    from lit_viz.methods.form import MethodForm
     from lit_viz.networks import Network
 
 
@@ -27,9 +28,10 @@ class MethodSpec:
         demo: arguments in ``lit-viz demo``.
         modules: public paths of the classes of the method; the first is the default.
         tasks: public path of its queue of tasks.
-        config: packaged configuration that is used unless another is given.
+        function: public path of the short function; by default that of ``lit_viz`` with the name.
+        config: packaged configuration that is used unless another is given; empty for the defaults of the classes.
         positional: argument that receives the positional words.
-        part: argument of the module that is given by name.
+        part: argument of the module that is given by name; empty if there is none.
         varying: arguments of which the tasks can have several values.
         what: arguments of the short function in the section of its help about the tasks.
         selection: arguments of it that :meth:`place` places together.
@@ -43,22 +45,33 @@ class MethodSpec:
     demo: tuple[str, ...]
     modules: tuple[str, ...]
     tasks: str = "lit_viz.ImageTasks"
-    config: str
+    function: str = ""
+    config: str = ""
     positional: str = "images"
-    part: str
-    varying: tuple[str, ...]
+    part: str = ""
+    varying: tuple[str, ...] = ()
     what: tuple[str, ...] = ("images", "target", "label", "against", "goal", "vary", "seed")
     selection: tuple[str, ...] = ()
     shown: frozenset[str]
+
+    @property
+    def short_function(self) -> Any:
+        """The short function, whose signature and docstring are options and help."""
+        return import_by_path(self.function or f"lit_viz.{self.name}")
+
+    @property
+    def takes_classes(self) -> bool:
+        """Whether the positional words are classes; if not, they are photographs."""
+        return self.positional == "target"
 
     def config_for(self, given: Mapping[str, Any], network: Network | None = None) -> str:
         """Return the configuration of arguments without ``config``; the network may decide."""
         return self.config
 
-    def adapt(self, form: Form, given: Mapping[str, Any], network: Network) -> None:
+    def adapt(self, form: MethodForm, given: Mapping[str, Any], network: Network) -> None:
         """Change a configuration that was not given as the network requires."""
 
-    def place(self, form: Form, selection: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    def place(self, form: MethodForm, selection: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         """Place what selects the tasks in a form with the other arguments, and check it."""
         from lit_viz.utils.parts import hints_of
 
@@ -70,18 +83,28 @@ class MethodSpec:
 class _VisualizeSpec(MethodSpec):
     """Class images: classes, a layer or its channels, or another objective."""
 
+    @property
+    def short_function(self) -> Any:
+        """The short function, whose signature and docstring are options and help."""
+        return import_by_path(self.function or f"lit_viz.{self.name}")
+
+    @property
+    def takes_classes(self) -> bool:
+        """Whether the positional words are classes; if not, they are photographs."""
+        return self.positional == "target"
+
     def config_for(self, given: Mapping[str, Any], network: Network | None = None) -> str:
         from lit_viz.launch.units import config_of_layer
 
         return self.config if given.get("layer") is None else config_of_layer(network)
 
-    def adapt(self, form: Form, given: Mapping[str, Any], network: Network) -> None:
+    def adapt(self, form: MethodForm, given: Mapping[str, Any], network: Network) -> None:
         from lit_viz.launch.units import adapt_to_layer
 
         if given.get("layer") is not None:
             adapt_to_layer(form, network)
 
-    def place(self, form: Form, selection: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    def place(self, form: MethodForm, selection: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         from lit_viz.launch.units import select
 
         select(form, selection, self.selection, has_objective="objective" in given)
@@ -90,7 +113,7 @@ class _VisualizeSpec(MethodSpec):
 class _SaliencySpec(MethodSpec):
     """Saliency maps, whose targets are classes."""
 
-    def place(self, form: Form, selection: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    def place(self, form: MethodForm, selection: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         from lit_viz.methods.tasks import to_classes
 
         if given.get("target") is not None and "none" in to_classes(given["target"]):
@@ -101,7 +124,7 @@ class _SaliencySpec(MethodSpec):
 class _AttackSpec(MethodSpec):
     """Adversarial examples, whose targets are contrasted with nothing."""
 
-    def place(self, form: Form, selection: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    def place(self, form: MethodForm, selection: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         if given.get("against") is not None:
             raise ArgumentError("against", "does not apply to attacks: leave it out")
         super().place(form, selection, given)

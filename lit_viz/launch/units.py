@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lit_viz.errors import ArgumentError, LitVizError, did_you_mean, require
-from lit_viz.launch.form import Form
+from lit_viz.methods.form import MethodForm
 from lit_viz.methods.tasks import to_classes, varied
 from lit_viz.networks import Network
 from lit_viz.networks.layers import layer_of
@@ -28,7 +28,7 @@ def config_of_layer(network: Network | None) -> str:
     return "small" if is_small else "channels"
 
 
-def adapt_to_layer(form: Form, network: Network) -> None:
+def adapt_to_layer(form: MethodForm, network: Network) -> None:
     """Change the configuration of the images of a layer as the network requires.
 
     The L2 prior of the configuration ``small`` outweighs the mean activation of a channel.
@@ -39,7 +39,7 @@ def adapt_to_layer(form: Form, network: Network) -> None:
         form.set("native", False)
 
 
-def select(form: Form, selection: Mapping[str, Any], names: Sequence[str], has_objective: bool) -> None:
+def select(form: MethodForm, selection: Mapping[str, Any], names: Sequence[str], has_objective: bool) -> None:
     """Set objective and tasks of class images by what is visualized: classes, a layer, or another objective.
 
     Args:

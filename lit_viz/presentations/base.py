@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal
 
@@ -248,21 +248,27 @@ def recorded_method(method: type[Method]) -> dict[str, str]:
 
 
 def stored_method(folder: FolderStorage) -> type[ImageTraining]:
-    """Return the method of lit_viz that has the presentation of a run folder: a folder must not import code.
+    """Return the imported method that has the presentation of a run folder: a folder must not import code.
 
     Raises:
-        LitVizError: the recorded presentation, or in older folders the method, is not part of lit_viz.
+        LitVizError: no method that is imported has the recorded presentation.
     """
     recorded = folder.recorded
-    key = "presentation" if recorded.get("presentation") else "module"  # older folders record the method only
-    for name in methods.__all__:
-        method: type[ImageTraining] = getattr(methods, name)
-        if recorded_method(method)[key] == recorded.get(key):
+    base: type[Any] = ImageTraining
+    for method in _subclasses(base):
+        if (method.presentation or "").rpartition(".")[2] == recorded.get("presentation"):
             return method
     raise LitVizError(
         f"the method of {folder.path} must be one of {', '.join(methods.__all__)} or a subclass with its presentation, "
         f"got {recorded.get('module')}"
     )
+
+
+def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
+    """Yield the imported subclasses of a class, each before its own."""
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _subclasses(kind)
 
 
 def _class_name(records: Sequence[Record]) -> str:

@@ -425,6 +425,7 @@ class Evidence(JsonObject):
         unchecked: finished tasks that are not in the sample of a run of many, so that they were not evaluated.
         one_draw: whether the network draws random numbers in eval mode, so that each result is of one draw.
         failures: reason by name of each part that raised an exception.
+        others: parts of methods that are defined elsewhere, by name.
     """
 
     files: FileEvidence | None = None
@@ -443,6 +444,14 @@ class Evidence(JsonObject):
     unchecked: int | None = None
     one_draw: bool | None = None
     failures: Mapping[str, str] | None = None
+    others: Mapping[str, Any] | None = None
+
+    def with_parts(self, parts: Evidence) -> Evidence:
+        """Return the evidence with these parts replaced; the other parts remain."""
+        merged = self.to_dict() | parts.to_dict()
+        if self.others and parts.others:
+            merged["others"] = {**self.others, **parts.others}
+        return self.amend(**merged)
 
     @property
     def unchecked_text(self) -> str:

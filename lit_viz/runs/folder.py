@@ -447,9 +447,8 @@ class FolderStorage(Storage):
 
     def merge_evidence(self, evidence: Evidence) -> None:
         """Replace these parts of ``evidence.json``; the other parts remain."""
-        merged = self.evidence().to_dict()
-        merged |= evidence.to_dict()
-        write_text(self.path / layout.EVIDENCE, json.dumps(plain(merged), indent=2) + "\n")
+        merged = plain(self.evidence().with_parts(evidence).to_dict())
+        write_text(self.path / layout.EVIDENCE, json.dumps(merged, indent=2) + "\n")
 
     def seal(self) -> None:
         """Write ``results.jsonl`` and ``metrics.csv``, and state that the run is complete, with the files as they are

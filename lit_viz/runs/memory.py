@@ -66,7 +66,7 @@ class MemoryStorage(Storage):
         return Evidence.from_dict(self._evidence)
 
     def merge_evidence(self, evidence: Evidence) -> None:
-        self._evidence |= plain(evidence.to_dict())
+        self._evidence = plain(self.evidence().with_parts(evidence).to_dict())
 
     def image(self, record: Record) -> Tensor | None:
         return self.results[record.index].image

@@ -123,7 +123,7 @@ def test_the_presentation_of_an_unknown_method_is_an_error(smooth: Network, tmp_
     folder.write_config("iterations: 1\n", {"module": "Unknown"})
     with pytest.raises(LitVizError, match=r"must be one of AdversarialExample, .*, got Unknown"):
         stored_method(folder)
-    folder.write_config("iterations: 1\n", {"module": "AdversarialExample"})
+    folder.write_config("iterations: 1\n", recorded_method(lv.AdversarialExample))
     assert stored_method(folder) is lv.AdversarialExample
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS
-from lit_viz.cli import COMMAND_NAMES
+from lit_viz.cli import commands
 from lit_viz.commands import SHOWN, command_parser, function_parser, help_text, parse_method
 from lit_viz.errors import LitVizError
 from lit_viz.launch.methods import METHODS, method_form, read_config
@@ -60,7 +60,7 @@ def test_every_shown_name_is_an_option() -> None:
     assert known >= SHOWN
 
 
-@pytest.mark.parametrize("name", COMMAND_NAMES)
+@pytest.mark.parametrize("name", commands())
 def test_the_example_is_parsed(name: str) -> None:
     (example,) = re.findall(r"^Example: lit-viz (.*?)(?:\n\n|\Z)", help_text(name), re.MULTILINE | re.DOTALL)
     command, *words = shlex.split(example.partition(" > ")[0])
@@ -105,7 +105,7 @@ def test_resume_offers_no_options_of_a_new_run() -> None:
 
 
 def test_no_description_refers_to_another_function() -> None:
-    for name in COMMAND_NAMES:
+    for name in commands():
         assert not re.search(r"(?<!, )as in saliency|:class:|:func:|``", help_text(name, every=True)), name
 
 
