@@ -14,6 +14,7 @@ from lit_viz.evidence.attacks.robustness import RobustAccuracy, wilson_interval
 from lit_viz.types import Record
 
 _DRAWS = 2000  # of the bootstrap
+_MOST_AT_ONCE = 1_000_000  # values that are drawn at once
 _QUANTILES = (0.025, 0.975)
 
 
@@ -56,7 +57,7 @@ class Measure:
         values = np.array([value for value in self.values.values() if math.isfinite(value)], dtype=float)
         if not len(values):
             return Estimate(math.nan, math.nan, math.nan, 0)
-        value = self._statistic(values)
+        value = float(self._statistic(values))
         low, high = math.nan, math.nan
         if self.statistic == "mean" and np.isin(values, (0, 1)).all():
             low, high = wilson_interval(int(values.sum()), len(values))
@@ -82,14 +83,19 @@ class Measure:
         low, high = self._bootstrap(np.array(pairs))
         return low > 0 or high < 0
 
-    def _statistic(self, values: NDArray[np.float64]) -> float:
-        return float(np.median(values) if self.statistic == "median" else np.mean(values))
+    def _statistic(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        statistic = np.median if self.statistic == "median" else np.mean
+        return np.asarray(statistic(values, axis=-1))
 
     def _bootstrap(self, values: NDArray[np.float64]) -> tuple[float, float]:
         """Return the 95 % percentile interval of the statistic over values drawn with replacement."""
         generator = np.random.default_rng(0)
-        drawn = [self._statistic(generator.choice(values, len(values))) for _ in range(_DRAWS)]
-        low, high = np.quantile(drawn, _QUANTILES)
+        rows = max(1, _MOST_AT_ONCE // len(values))
+        drawn: list[NDArray[np.float64]] = []
+        for start in range(0, _DRAWS, rows):
+            shape = min(rows, _DRAWS - start), len(values)
+            drawn.append(self._statistic(generator.choice(values, shape)))
+        low, high = np.quantile(np.concatenate(drawn), _QUANTILES)
         return float(low), float(high)
 
 
