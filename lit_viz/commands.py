@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from docstring_parser import parse as parse_docstring
 
 from lit_viz.errors import ArgumentError
+from lit_viz.launch.early import Option, read_words
 from lit_viz.launch.parser import Parser, helps_of, read_text
 from lit_viz.launch.specs import METHODS, MethodSpec
 from lit_viz.networks.sources import packaged_networks
 from lit_viz.outputs.loading import load_network
 from lit_viz.utils.formatting import ignore
 from lit_viz.utils.imports import required
+from lit_viz.utils.owners import Owner
 from lit_viz.utils.parts import Part, classes_in, hints_of, named_classes
 
 if TYPE_CHECKING:
@@ -36,8 +38,6 @@ SHOWN = frozenset({
 _NO_OPTIONS = ("network", "progress", "normalization")
 #: Arguments of :func:`load_network` that are no dotted options.
 _NOT_OF_NETWORK = ("network", "processor", "device")
-#: Arguments of the Trainer with a short option.
-_SHORT_TRAINER = ("devices", "accelerator", "precision")
 #: Arguments of :func:`lit_viz.run` that are no options.
 _NOT_OF_RUN = ("module", "tasks", "trainer", "logging", "progress")
 
@@ -49,22 +49,13 @@ def first_form(spec: MethodSpec, words: Sequence[str]) -> Form:
     """Return the form of ``--config`` and of the chosen part, which decide which options there are."""
     from lit_viz.launch.methods import read_config
 
-    given = {name: values for name in ("config", "layer", spec.part) if (values := _given(words, name))}
+    deciding = {f"--{name}": Option(name) for name in ("config", "layer", spec.part)}
+    given = read_words(words, deciding).given
     form = read_config(spec, given["config"][-1] if "config" in given else spec.config_for(given))
-    for text in given.get(spec.part, ())[-1:]:
-        several = text if len(given[spec.part]) == 1 else ",".join(given[spec.part])
-        form.set(spec.part, read_text(several, hints_of(spec.short_function)[spec.part], f"--{spec.part}"))
+    if spec.part in given:
+        text = ",".join(given[spec.part])
+        form.set(spec.part, read_text(text, hints_of(spec.short_function)[spec.part], f"--{spec.part}"))
     return form
-
-
-def _given(words: Sequence[str], name: str) -> list[str]:
-    """Return the texts that an option is given, before its words are parsed."""
-    texts: list[str] = []
-    for word, following in zip_longest(words, words[1:], fillvalue="--"):
-        option, equals, text = word.partition("=")
-        if option == f"--{name}" and (equals or not following.startswith("--")):
-            texts.append(text if equals else following)
-    return texts
 
 
 def method_parser(spec: MethodSpec, words: Sequence[str] = (), *, every: bool = True) -> Parser:
@@ -84,17 +75,16 @@ def method_parser(spec: MethodSpec, words: Sequence[str] = (), *, every: bool = 
     parser.describe = partial(_describe, parser, spec)
     parser.add_positional(spec.positional, several=True)
     parser.add("What", function, only=spec.what, skip=_NO_OPTIONS, shown=shown)
-    parser.add("What", form.tasks_class, only=_OF_FILES, shown=shown)
+    tasks, module, *_ = form.owners()
+    parser.add("What", tasks, only=_OF_FILES, shown=shown)
     for name in spec.varying:
         text = f"values of {name}, a task for each, as of vary."
         parser.add_word("What", f"vary.{name}", text, Sequence[float | int | str])
     parser.add("How", function, skip=("out", *_NO_OPTIONS), shown=shown)
-    parser.add("How", form.module_class, skip=("network", "images", "picture", "attack", "method"), shown=shown)
+    parser.add("How", module, skip=("network", "images", "picture"), shown=shown)
     usual = () if every else [owner.kind for owner in read_config(spec, None).parts()]
     _add_parts(parser, form, shown, chosen=[owner.kind for owner in form.parts() if owner.kind not in usual])
-    _add_run(parser, shown)
-    _add_network(parser, shown)
-    _add_trainer(parser, shown)
+    _add_run(parser, shown, shown)
     parser.add_word("Instead of a run", "count", "print the number of evaluations and the estimated time")
     parser.add_word("Instead of a run", "print_config", "print the whole configuration")
     return parser
@@ -154,22 +144,14 @@ def _add_parts(parser: Parser, form: Form, shown: Collection[str] | None, chosen
     unique = [name for name in names if names.count(name) == 1 and name not in parser.taken]
     for owner in parts:
         of_part = None if owner.kind in chosen else shown
-        parser.add(str(owner.kind.__name__), owner.kind, prefix=f"{owner.label}.", short=unique, shown=of_part)
-        parser.add(str(owner.kind.__name__), owner.kind, prefix=f"{owner.long_label}.", shown=())
+        parser.add(str(owner.kind.__name__), owner, prefix=f"{owner.label}.", short=unique, shown=of_part)
+        parser.add(str(owner.kind.__name__), owner, prefix=f"{owner.long_label}.", shown=())
 
 
-def _add_run(parser: Parser, shown: Collection[str] | None) -> None:
-    from lit_viz.launch.execute import run
-
-    parser.add("The run", run, skip=_NOT_OF_RUN, shown=shown)
-    _add_logging(parser, "The run", shown)
-
-
-def _add_logging(parser: Parser, title: str, shown: Collection[str] | None) -> None:
-    from lit_viz.loggers.base import LoggerSettings
-
-    short = [name for name in hints_of(LoggerSettings) if name not in parser.taken]
-    parser.add(title, LoggerSettings, prefix="logging.", short=short, shown=shown)
+def _add_settings(parser: Parser, title: str, owner: Owner, shown: Collection[str] | None) -> None:
+    """Add the arguments of the loggers or of the Trainer, by dotted names."""
+    short = [name for name in owner.short if name not in parser.taken]
+    parser.add(title, owner, prefix=f"{owner.label}.", short=short, skip=owner.hidden, shown=shown)
 
 
 def _add_network(parser: Parser, shown: Collection[str] | None) -> None:
@@ -177,18 +159,34 @@ def _add_network(parser: Parser, shown: Collection[str] | None) -> None:
     parser.add("The network", load_network, prefix="network.", skip=_NOT_OF_NETWORK, shown=shown)
 
 
-def _add_trainer(parser: Parser, shown: Collection[str] | None) -> None:
-    import pytorch_lightning as pl
+def _add_run(
+    parser: Parser,
+    shown: Collection[str] | None,
+    of_trainer: Collection[str] | None = SHOWN,
+    *,
+    has_network: bool = True,
+) -> None:
+    """Add the arguments of a run, of its loggers, its network and its Trainer.
 
-    from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, TRAINER_DEFAULTS
+    Args:
+        parser: the parser.
+        shown: names in the help; all if None.
+        of_trainer: the same of the Trainer.
+        has_network: whether the network is an option.
+    """
+    from lit_viz.launch.execute import run
+    from lit_viz.launch.form import LOGGING, RUN, TRAINER
+    from lit_viz.launch.options import TRAINER_DEFAULTS
 
-    short = [name for name in _SHORT_TRAINER if name not in parser.taken]
-    title = "Lightning's Trainer"
+    parser.add("The run", replace(RUN, documented=run), skip=_NOT_OF_RUN, shown=shown)
+    _add_settings(parser, "The run", LOGGING, shown)
+    if has_network:
+        _add_network(parser, shown)
+    _add_settings(parser, "Lightning's Trainer", TRAINER, of_trainer)
     parser.texts["trainer.devices"] = (
         "devices that share the images: their number, a list of indices, -1 or auto. Default: "
         f"{TRAINER_DEFAULTS['devices']}."
     )
-    parser.add(title, pl.Trainer, prefix="trainer.", short=short, skip=FIXED_TRAINER_ARGUMENTS, shown=shown)
 
 
 def parse_method(spec: MethodSpec, words: Sequence[str]) -> dict[str, Any]:
@@ -205,7 +203,10 @@ def form_of_words(
     parser = method_parser(spec, words)
     values = parser.values(words) | dict(others or {})
     given = {name: value for name, value in values.items() if name not in ("count", "print_config")}
-    return method_form(spec, given, network, base=None if network else parser.form), values
+    if network is not None:  # which decides on the configuration
+        return method_form(spec, given, network), values
+    owners = {name: option.owner for name, option in parser.entries.items() if option.owner and option.owner.path}
+    return method_form(spec, given, base=parser.form, owners=owners), values
 
 
 # -- other commands
@@ -255,8 +256,7 @@ def _resume_parser(form: Form | None = None) -> Parser:
         _add_parts(parser, form, shown=())
         parser.add("How", load_network, prefix="network.", skip=_NOT_OF_NETWORK, shown=())
     parser.hidden = NEW_RUN
-    _add_run(parser, None)
-    _add_trainer(parser, SHOWN)
+    _add_run(parser, None, has_network=False)
     return parser
 
 
@@ -306,12 +306,13 @@ def _merge_parser() -> Parser:
 
 def _log_parser() -> Parser:
     from lit_viz import api
+    from lit_viz.launch.form import LOGGING
 
     summary = "Log a run folder: metrics and images at their iterations, results, evidence and summary."
     parser = Parser("log", "RUN [options]", summary, "runs/fooled --to wandb,tensorboard")
     parser.add_positional("folder", "run folder")
     parser.add("Options", api.log, skip=("folder", "logging", "progress"))
-    _add_logging(parser, "Options", None)
+    _add_settings(parser, "Options", LOGGING, None)
     return parser
 
 
@@ -381,8 +382,6 @@ def _demo_parser() -> Parser:
     parser.add("How", api.visualize, only=("seed",))
     parser.hidden = ("shard", "store", "store_arrays")
     _add_run(parser, None)
-    _add_network(parser, None)
-    _add_trainer(parser, SHOWN)
     return parser
 
 

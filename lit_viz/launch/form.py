@@ -20,21 +20,29 @@ from lit_viz.errors import LitVizError, did_you_mean, require
 from lit_viz.launch.early import unknown_configuration
 from lit_viz.launch.options import FIXED_TRAINER_ARGUMENTS, RunOptions
 from lit_viz.loggers.base import LoggerSettings
-from lit_viz.methods.form import MethodForm, Owner
+from lit_viz.methods.form import MethodForm
 from lit_viz.networks import Network
 from lit_viz.networks.loading import at_size
 from lit_viz.outputs.loading import load_network, load_recorded
 from lit_viz.runs.layout import RECORDED
 from lit_viz.utils.files import check_regular, plain
+from lit_viz.utils.owners import Owner
 from lit_viz.utils.parts import INSTANCE, construct, has_instances, hints_of, plain_arguments
 from lit_viz.utils.yaml_files import config_folder, read_yaml
 
 SECTIONS = ("network", "module", "tasks", "run")
-#: Arguments of modules that are no options: what the tasks or the form give.
-_GIVEN = {"network", "images"}
-_UNIVERSAL, _PER_IMAGE = "lit_viz.UniversalPerturbation", "lit_viz.AdversarialExample"
-#: Arguments that are lists of parts, whose arguments have no names of their own.
-LISTS_OF_PARTS = ("transforms", "priors", "projections")
+#: What receives arguments besides the module, its parts and the tasks.
+RUN = Owner("run", RunOptions, ("run",))
+LOGGING = Owner("logging", LoggerSettings, ("run", "logging"), short=tuple(hints_of(LoggerSettings)))
+TRAINER = Owner(
+    "trainer",
+    pl.Trainer,
+    ("run", "trainer"),
+    hidden=FIXED_TRAINER_ARGUMENTS,
+    needs_prefix=True,
+    short=("devices", "accelerator", "precision"),
+)
+NETWORK = Owner("network", load_network, ("network",), needs_prefix=True)
 
 
 @dataclass
@@ -87,10 +95,7 @@ class Form(MethodForm):
 
     def owners(self) -> Iterator[Owner]:
         yield from super().owners()
-        yield Owner("run", RunOptions, ("run",))
-        yield Owner("logging", LoggerSettings, ("run", "logging"))
-        yield Owner("trainer", pl.Trainer, ("run", "trainer"), hidden=FIXED_TRAINER_ARGUMENTS, needs_prefix=True)
-        yield Owner("network", load_network, ("network",), needs_prefix=True)
+        yield from (RUN, LOGGING, TRAINER, NETWORK)
 
     # Objects
 

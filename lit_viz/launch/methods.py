@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lit_viz.errors import ArgumentError, LitVizError, require
@@ -15,6 +16,7 @@ from lit_viz.launch.specs import METHODS, MethodSpec
 from lit_viz.networks import Network, as_network
 from lit_viz.outputs.loading import split_section
 from lit_viz.utils.formatting import choose_notify
+from lit_viz.utils.owners import Owner
 from lit_viz.utils.parts import classes_in, hints_of
 
 
@@ -40,7 +42,12 @@ def read_config(spec: MethodSpec, name: str | Path | None) -> Form:
 
 
 def method_form(
-    spec: MethodSpec, values: Mapping[str, Any], network: Network | None = None, *, base: Form | None = None
+    spec: MethodSpec,
+    values: Mapping[str, Any],
+    network: Network | None = None,
+    *,
+    base: Form | None = None,
+    owners: Mapping[str, Owner] = MappingProxyType({}),
 ) -> Form:
     """Return the form of a run from the arguments of the short function of its method.
 
@@ -49,6 +56,7 @@ def method_form(
         values: arguments by name, dotted names included.
         network: the network, if it is loaded; it decides on the configuration of the images of a layer.
         base: form of the configuration, if it is read; it is changed.
+        owners: what receives an argument in this form, by its name, as far as it is known.
 
     Raises:
         LitVizError: an argument is unknown, or does not apply.
@@ -63,7 +71,7 @@ def method_form(
     names = hints_of(form.module_class)
     parts = [name for name in given if name in names and classes_in(names[name])]
     for name in sorted(given, key=lambda name: name not in parts):  # whose arguments have names of their own
-        form.set(name, given[name])
+        form.set(name, given[name], owners.get(name))
     spec.place(form, selection, given)
     return form
 

@@ -115,8 +115,16 @@ class RunOptions:
 
     @property
     def loggers(self) -> list[str | Logger]:
-        """Names of loggers, and loggers of Lightning."""
-        return loggers_of(self.logger)
+        """Names of loggers, and loggers of Lightning; names may have commas."""
+        given = self.logger
+        items: Sequence[Any] = given if isinstance(given, (list, tuple)) else [given]
+        loggers: list[str | Logger] = []
+        for item in items:
+            if isinstance(item, str):
+                loggers += item.split(",")
+            elif item is not None:
+                loggers.append(item)
+        return loggers
 
     def recorded(self) -> dict[str, Any]:
         """Return the arguments as a form records them: loggers and devices by name."""
@@ -187,20 +195,6 @@ def with_options(
         return call
 
     return decorate
-
-
-def loggers_of(given: str | Logger | Sequence[str | Logger] | None) -> list[str | Logger]:
-    """Return loggers that are given by names with commas, objects, or a list of both; none for None."""
-    if given is None:
-        return []
-    items: Sequence[Any] = given if isinstance(given, (list, tuple)) else [given]
-    loggers: list[str | Logger] = []
-    for item in items:
-        if isinstance(item, str):
-            loggers += item.split(",")
-        else:
-            loggers.append(item)
-    return loggers
 
 
 def default_folder(method: str, first: object) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from lit_viz.launch.early import Option, Words, read_words, unknown_option
 from lit_viz.types import VARYING
 from lit_viz.utils.checking import choices_of, described, matches, types_of
 from lit_viz.utils.files import non_utf8_name_error
+from lit_viz.utils.owners import Owner
 from lit_viz.utils.parts import classes_in, constructor_parameters, hints_of
 from lit_viz.utils.yaml_files import parse_yaml
 
@@ -36,7 +37,7 @@ class CommandOption:
         name: its name in the values of a command, ``attack.pgd.eps``.
         words: its words with dashes, ``--attack.pgd.eps``; of a flag the negations too.
         title: section of the help.
-        target: class or function of the argument; None of a word of the command itself.
+        owner: what receives the argument; None of a word of the command itself.
         argument: name of the argument.
         hint: annotated type.
         default: of the argument.
@@ -48,7 +49,7 @@ class CommandOption:
     name: str
     words: tuple[str, ...]
     title: str
-    target: Any = None
+    owner: Owner | None = None
     argument: str = ""
     hint: Any = str
     default: Any = None
@@ -106,7 +107,7 @@ class Parser:
     def add(
         self,
         title: str,
-        target: Any,
+        owner: Owner | Any,
         *,
         prefix: str = "",
         short: Collection[str] = (),
@@ -118,15 +119,16 @@ class Parser:
 
         Args:
             title: title of the section in the help; options under the same title are one section.
-            target: the class or function.
+            owner: the class or function, or what receives arguments in a form.
             prefix: of the names, such as ``attack.``.
             short: arguments that are options without the prefix too.
             skip: arguments without an option.
             only: arguments with an option; all if None.
             shown: names in the help; all if None.
         """
-        parameters = parameters_of(target)
-        for argument, hint in hints_of(target).items():
+        receiver = owner if isinstance(owner, Owner) else Owner("", owner, ())
+        parameters = constructor_parameters(receiver.kind)
+        for argument, hint in hints_of(receiver.kind).items():
             name = f"{prefix}{argument}"
             if argument in skip or (only is not None and argument not in only) or name in self.taken:
                 continue
@@ -144,7 +146,7 @@ class Parser:
                 hint = hint | Sequence[float]
             is_shown = shown is None or name in shown
             self.entries[name] = CommandOption(
-                name, tuple(words), title, target, argument, hint, default, values, is_shown
+                name, tuple(words), title, receiver, argument, hint, default, values, is_shown
             )
 
     def add_word(self, title: str, name: str, text: str, hint: Any = bool) -> None:
@@ -262,8 +264,8 @@ class Parser:
     def help_of(self, option: CommandOption) -> str:
         """Return the description of an option, the names of its values, and its default in brackets."""
         text = option.text
-        if option.target is not None:
-            text = helps_of(option.target).get(option.argument, "")
+        if option.owner is not None:
+            text = helps_of(option.owner.documented or option.owner.kind).get(option.argument, "")
         text = self.texts.get(option.name, text)
         if self.defaults is None:
             return text
@@ -384,15 +386,6 @@ def _metavar(option: CommandOption) -> str:
     if 0 < len(choices) <= _MOST_CHOICES:
         return "|".join(choices)
     return (option.argument or option.name.rpartition(".")[2]).upper()
-
-
-def parameters_of(target: Any) -> Mapping[str, Any]:
-    """Return the parameters of a class or function by name."""
-    if isinstance(target, type):
-        return constructor_parameters(target)
-    from inspect import signature
-
-    return signature(target).parameters
 
 
 @cache

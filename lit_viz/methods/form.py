@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from numbers import Real
 from typing import Any
@@ -17,6 +17,7 @@ from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import OTHER_NAMES, ArgumentError, LitVizError, did_you_mean, require
 from lit_viz.networks import Network
 from lit_viz.types import VARYING
+from lit_viz.utils.owners import Owner
 from lit_viz.utils.parts import (
     INSTANCE,
     Part,
@@ -29,7 +30,6 @@ from lit_viz.utils.parts import (
     make,
     plain_arguments,
     public_path,
-    short_name,
 )
 from lit_viz.utils.yaml_files import parse_yaml
 
@@ -38,41 +38,6 @@ _GIVEN = {"network", "images"}
 _UNIVERSAL, _PER_IMAGE = "lit_viz.UniversalPerturbation", "lit_viz.AdversarialExample"
 #: Arguments that are lists of parts, whose arguments have no names of their own.
 LISTS_OF_PARTS = ("transforms", "priors", "projections")
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A class or function that receives arguments.
-
-    Attributes:
-        label: prefix of dotted names: ``attack``, ``run``, ``logging`` ..., and ``method.occlusion`` of one of several.
-        kind: the class or function.
-        path: keys of its arguments in the form.
-        instance: the object of the caller, with fixed arguments; None for plain values.
-        hidden: arguments that are not given by name.
-        needs_prefix: whether its arguments are given by dotted names only.
-    """
-
-    label: str
-    kind: Any
-    path: tuple[str | int, ...]
-    instance: Part | None = None
-    hidden: Collection[str] = ("network", "progress")
-    needs_prefix: bool = False
-
-    @property
-    def names(self) -> list[str]:
-        """Names of its arguments."""
-        hidden = _GIVEN if self.label == "module" else self.hidden
-        return [name for name in hints_of(self.kind) if name not in hidden]
-
-    @property
-    def long_label(self) -> str:
-        """Prefix with the short name of a part, ``attack.pgd``; of others the label."""
-        is_part = len(self.path) > 2 and issubclass(self.kind, Part)
-        if not is_part:
-            return self.label
-        return f"{self.label.partition('.')[0]}.{short_name(self.kind)}"
 
 
 @dataclass
@@ -109,7 +74,7 @@ class MethodForm:
     def owners(self) -> Iterator[Owner]:
         """Yield what receives arguments, in the order in which a name is looked up."""
         yield Owner("tasks", self.tasks_class, ("tasks", "init_args"))
-        yield Owner("module", self.module_class, ("module", "init_args"))
+        yield Owner("module", self.module_class, ("module", "init_args"), hidden=_GIVEN)
         yield from self.parts()
 
     def parts(self) -> Iterator[Owner]:
@@ -164,7 +129,8 @@ class MethodForm:
         self.module["init_args"][argument] = chosen if len(chosen) > 1 else chosen[0]
         if argument == "attack" and len(chosen) > 1:
             raise LitVizError(f"a run must have one attack, got {len(chosen)}")
-        self._follow_attack()
+        if argument == "attack":
+            self._follow_attack()
 
     def _follow_attack(self) -> None:
         """Choose the module of the attack: a universal perturbation has one of its own."""
@@ -178,11 +144,16 @@ class MethodForm:
             self.module["init_args"].pop("transforms", None)
         self.module["class_path"] = _UNIVERSAL if is_universal else _PER_IMAGE
 
-    def set(self, name: str, value: Any) -> None:
+    def set(self, name: str, value: Any, owner: Owner | None = None) -> None:
         """Set an argument by its name, or by its dotted path such as ``attack.eps``.
 
         A name belongs to the tasks or the module, else to one of its parts, else to the run. A list of eps, lr or
         iterations is a task for each.
+
+        Args:
+            name: the name.
+            value: the value.
+            owner: what receives the argument, if it is known, as that of an option.
 
         Raises:
             LitVizError: nothing has an argument of this name, or several parts have.
@@ -198,7 +169,7 @@ class MethodForm:
         elif name in hints_of(self.module_class) and _is_choice(self.module_class, name):
             self.choose(name, value)
         else:
-            self._put(self._owner(name), last, value)
+            self._put(owner or self._owner(name), last, value)
 
     def _varied(self) -> dict[str, Any]:
         if "vary" not in hints_of(self.tasks_class):

@@ -211,11 +211,14 @@ def has_instances(value: Any) -> bool:
 
 
 @_cached
-def constructor_parameters(kind: type) -> Mapping[str, inspect.Parameter]:
-    """Return the named parameters of a class, including the ones passed on to the constructors of its bases.
+def constructor_parameters(kind: Any) -> Mapping[str, inspect.Parameter]:
+    """Return the named parameters of a class, including the ones passed on to the constructors of its bases, or those
+    of a function.
 
     A base's parameter without a default is omitted: the class supplies it.
     """
+    if not isinstance(kind, type):
+        return inspect.signature(kind).parameters
     named: dict[str, inspect.Parameter] = {}
     for base in kind.__mro__:
         if "__init__" not in vars(base):
