@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).parent))
 
 from benchmarks.references import INSTALL, Problem, Reference, installed, references_of
 
-from lit_viz.attacks import Attack, Ensemble, attack_name
+from lit_viz.attacks import Attack, Ensemble
 from lit_viz.attacks.norms import format_distance
 from lit_viz.attacks.rounding import LatticeBall
 from lit_viz.cli import errors_reported
@@ -41,6 +41,7 @@ from lit_viz.networks import FrozenNetwork, Network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import Notify, notify, text_table
+from lit_viz.utils.parts import short_name
 
 TOLERANCE = 1e-5  # of a radius, for float32
 
@@ -121,7 +122,7 @@ def compare(
         notify("compare: the run has no attacked image")
     elif not solvable:
         members = "; attack with its members in separate runs" if isinstance(attack, Ensemble) else ""
-        notify(f"compare: {' and '.join(INSTALL)} have no {attack_name(attack)} with these options{members}")
+        notify(f"compare: {' and '.join(INSTALL)} have no {short_name(type(attack))} with these options{members}")
     missing: set[str] = set()
     for reference, _, _ in solvable:
         package = reference.package

@@ -37,14 +37,6 @@ ATTACKS: dict[str, type[Attack]] = {
 }
 
 
-def attack_name(attack: Attack) -> str:
-    """Return the attack's registered name, or the name of its class."""
-    for name, kind in ATTACKS.items():
-        if kind is type(attack):
-            return name
-    return type(attack).__name__
-
-
 def without_radius(attack: type[Attack]) -> str:
     """Return the error for an attack that was given a radius and has none."""
     reason = "minimizes the perturbation" if attack.minimal else "has no budget"
@@ -67,7 +59,6 @@ __all__ = [
     "NormalizedAscentAttack",
     "Square",
     "Universal",
-    "attack_name",
     "is_adversarial",
     "masked_gradient",
     "run_attack",

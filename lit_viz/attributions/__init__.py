@@ -62,14 +62,6 @@ def title_of(name: str) -> str:
     return (title or short.replace("_", " ")) + comma + settings
 
 
-def method_name(method: Attribution) -> str:
-    """Return the name of a method in :data:`ATTRIBUTIONS`, or the name of its class."""
-    for name, kind in ATTRIBUTIONS.items():
-        if kind is type(method):
-            return name
-    return type(method).__name__
-
-
 __all__ = [
     "ATTRIBUTIONS",
     "AUTO",
@@ -105,6 +97,5 @@ __all__ = [
     "VarGrad",
     "attribute",
     "automatic_method",
-    "method_name",
     "title_of",
 ]

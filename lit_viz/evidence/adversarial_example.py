@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_viz.attacks import BudgetAttack, attack_name
+from lit_viz.attacks import BudgetAttack
 from lit_viz.attacks.rounding import Verifier
 from lit_viz.attributions import SmoothGrad, attribute
 from lit_viz.engine.snapshots import Result
@@ -36,7 +36,7 @@ from lit_viz.runs.evidence import (
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import AdversarialRecord, radius_text
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.utils.parts import settings_of
+from lit_viz.utils.parts import settings_of, short_name
 
 #: Figure of the saliency maps of originals and adversarial images.
 EXPLAINED = "explained.png"
@@ -75,7 +75,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
             return {}
         attack = self.module.attack
         if self.settings.trust and not isinstance(attack, BudgetAttack):
-            raise LitVizError(f"{attack_name(attack)} has no budget for stronger attacks: leave out trust")
+            raise LitVizError(f"{short_name(type(attack))} has no budget for stronger attacks: leave out trust")
         parts = {
             "explanation": self._explain,
             "files": self._verify_files,
@@ -161,7 +161,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
             record=record,
             source=outcome.source,
             resolve=partial(module.resolve_task, task),
-            attack=attack_name(module.attack),
+            attack=short_name(type(module.attack)),
             norm=module.attack.norm,
             eps=eps,
             settings=settings_of(module.attack),

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lit_viz.attacks import attack_name
 from lit_viz.attacks.norms import lengths
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result
 from lit_viz.evidence.attacks.files import RecordedFile
@@ -26,6 +25,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import UniversalRecord, has_several_radii, label_with_eps
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Curve, Record, Task
+from lit_viz.utils.parts import short_name
 
 _TOLERANCE = 1e-6  # relative, of a length, for another order of summation
 
@@ -126,7 +126,7 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation, Unive
         expected = _with_rates(record, photographs)
         array = outcome.array()
         measured = {} if array is None else lengths(array.double())
-        values: dict[str, Any] = {"attack": attack_name(attack), "norm": attack.norm.name, "eps": eps, **measured}
+        values: dict[str, Any] = {"attack": short_name(type(attack)), "norm": attack.norm.name, "eps": eps, **measured}
         values["photographs"] = len(photographs)
         values["magnified"] = magnification(attack.norm, eps)
         for name in ("trained_on", "held_out", "fooling_rate", "held_out_fooling_rate"):

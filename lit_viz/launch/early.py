@@ -90,7 +90,7 @@ def check_words(command: str, words: Sequence[str]) -> None:
     spec = METHODS.get(command)
     if spec is None:
         return
-    if not spec.takes_classes:
+    if spec.positional == "images":
         _check_files([*read.positional, *read.given.get("images", ())])
     _check_out(read)
     if parts_are_packaged:
@@ -138,23 +138,19 @@ def read_words(words: Sequence[str], options: Mapping[str, Option]) -> Words:
             unknown = unknown or (word if _OPTION.match(word) else "")
             continue
         option = options[spellings[spelling]]
+        most = {"0": 0, "1": 1, "+": len(words)}[option.values]
         texts = [text] if equals else []
         if option.values == "0":
             if equals:
                 raise LitVizError(f"{spellings[spelling]} takes no value, got {text!r}")
             texts = [spelling]
-        while not equals and rest and _takes(option, texts) and not _OPTION.match(rest[0]):
+        while not equals and rest and len(texts) < most and not _OPTION.match(rest[0]):
             texts.append(rest.pop(0))
         if not texts:
             raise LitVizError(f"{spellings[spelling]} expects a value")
         given.setdefault(option.name, []).extend(texts)
         spelled[option.name] = spelling
     return Words(positional, given, spelled, unknown)
-
-
-def _takes(option: Option, texts: Sequence[str]) -> bool:
-    """Return whether an option with these values takes one more."""
-    return option.values == "+" or (option.values == "1" and not texts)
 
 
 def _check_parts(command: str, read: Words, options: Mapping[str, Option]) -> bool:
@@ -251,7 +247,7 @@ def _check_classes(spec: MethodSpec, read: Words) -> None:
     of_network = [name for name in read.given if name.partition(".")[0] in ("network", "config", "layer", "objective")]
     if of_network not in ([], ["network"]) or not set(read.given.get("network", ())) <= set(_IMAGENET_NETWORKS):
         return
-    texts = list(read.positional) if spec.takes_classes else []
+    texts = list(read.positional) if spec.positional == "target" else []
     for argument in _CLASSES:
         texts += read.given.get(argument, ())
     for text in texts:

@@ -59,11 +59,6 @@ class MethodSpec:
         """The short function, whose signature and docstring are options and help."""
         return import_by_path(self.function or f"lit_viz.{self.name}")
 
-    @property
-    def takes_classes(self) -> bool:
-        """Whether the positional words are classes; if not, they are photographs."""
-        return self.positional == "target"
-
     def config_for(self, given: Mapping[str, Any], network: Network | None = None) -> str:
         """Return the configuration of arguments without ``config``; the network may decide."""
         return self.config
@@ -82,16 +77,6 @@ class MethodSpec:
 
 class _VisualizeSpec(MethodSpec):
     """Class images: classes, a layer or its channels, or another objective."""
-
-    @property
-    def short_function(self) -> Any:
-        """The short function, whose signature and docstring are options and help."""
-        return import_by_path(self.function or f"lit_viz.{self.name}")
-
-    @property
-    def takes_classes(self) -> bool:
-        """Whether the positional words are classes; if not, they are photographs."""
-        return self.positional == "target"
 
     def config_for(self, given: Mapping[str, Any], network: Network | None = None) -> str:
         from lit_viz.launch.units import config_of_layer

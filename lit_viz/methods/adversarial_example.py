@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attacks import ATTACKS, Attack, BudgetAttack, attack_name
+from lit_viz.attacks import ATTACKS, Attack, BudgetAttack
 from lit_viz.attacks.norms import NORMS
 from lit_viz.attacks.rounding import Saved, Verifier, save_and_verify
 from lit_viz.engine.snapshots import Snapshot
@@ -24,7 +24,7 @@ from lit_viz.optim import Evaluation
 from lit_viz.rng import Draws
 from lit_viz.runs.records import AdversarialRecord, NamedBox, named_boxes
 from lit_viz.types import Record, Task
-from lit_viz.utils.parts import settings_of
+from lit_viz.utils.parts import settings_of, short_name
 
 
 class AdversarialExample(AttackTraining):
@@ -219,7 +219,7 @@ class AdversarialExample(AttackTraining):
         return snapshots
 
     def new_record(self, task: Task, **fields: Any) -> AdversarialRecord:
-        return AdversarialRecord.of(task, attack=attack_name(self.attack), **fields)
+        return AdversarialRecord.of(task, attack=short_name(type(self.attack)), **fields)
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> AdversarialRecord:
         record = AdversarialRecord.extend(

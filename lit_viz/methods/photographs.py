@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attacks import Attack, BudgetAttack, attack_name, without_radius
+from lit_viz.attacks import Attack, BudgetAttack, without_radius
 from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule
 from lit_viz.engine.module import ImageTraining
@@ -28,6 +28,7 @@ from lit_viz.rng import Draws, Key
 from lit_viz.types import Task, Tile
 from lit_viz.utils.device import to_cpu
 from lit_viz.utils.formatting import pluralize
+from lit_viz.utils.parts import short_name
 
 #: State key of the logits of the photographs.
 LOGITS = "logits"
@@ -376,7 +377,7 @@ class AttackTraining(PhotographTraining):
         self.attack = attack
         if attack.fixed and iterations not in (None, attack.iterations):
             count = pluralize(attack.iterations, "update")
-            self.notes.append(f"{attack_name(attack)} takes {count}; iterations={iterations} has no effect")
+            self.notes.append(f"{short_name(type(attack))} takes {count}; iterations={iterations} has no effect")
         self.notes += attack.restart_schedule.notes(self.iterations)
         require(0 < residual_gradient <= 1, "residual_gradient must be above 0 and at most 1", residual_gradient)
         self.residual_gradient = residual_gradient

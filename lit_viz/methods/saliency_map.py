@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attributions import ATTRIBUTIONS, AUTO, Attribution, automatic_method, method_name
+from lit_viz.attributions import ATTRIBUTIONS, AUTO, Attribution, automatic_method
 from lit_viz.attributions.reducers import SIGNED, reduce_channels
 from lit_viz.attributions.reducers import reducer as find_reducer
 from lit_viz.attributions.terms import empty_record
@@ -43,7 +43,7 @@ from lit_viz.optim import Evaluation, State
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_cpu
-from lit_viz.utils.parts import distinct_names, settings_of
+from lit_viz.utils.parts import distinct_names, settings_of, short_name
 from lit_viz.utils.sequences import LazySequence
 
 #: Photographs that get a map.
@@ -104,7 +104,7 @@ class SaliencyMap(PhotographTraining):
             raise LitVizError("method must name at least one saliency method, got none: try gradient")
         require(tolerance is None or tolerance > 0, "tolerance must be positive", tolerance, hint="try 0.5")
         check_at_least_one(batch=batch)
-        names = distinct_names([method_name(m) for m in methods], [settings_of(m) for m in methods])
+        names = distinct_names([short_name(type(m)) for m in methods], [settings_of(m) for m in methods])
         self.methods = dict(zip(names, methods, strict=True))
         if len(self.methods) < len(methods):
             raise LitVizError(f"saliency methods of a run must differ, got {', '.join(names)}: give other settings")

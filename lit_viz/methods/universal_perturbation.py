@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attacks import Universal, attack_name, is_adversarial
+from lit_viz.attacks import Universal, is_adversarial
 from lit_viz.attacks.norms import Norm, lengths
 from lit_viz.attacks.rounding import save_and_verify
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Snapshot
@@ -24,7 +24,7 @@ from lit_viz.rng import Draws, Key
 from lit_viz.runs.records import UniversalRecord
 from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_device, to_list
-from lit_viz.utils.parts import settings_of
+from lit_viz.utils.parts import settings_of, short_name
 
 _CHUNK = 16  # photographs that are verified at once
 
@@ -297,7 +297,7 @@ class UniversalPerturbation(AttackTraining):
 
     def new_record(self, task: Task, **fields: Any) -> UniversalRecord:
         photographs = len(task.photographs or ())
-        return UniversalRecord.of(task, attack=attack_name(self.attack), photographs=photographs, **fields)
+        return UniversalRecord.of(task, attack=short_name(type(self.attack)), photographs=photographs, **fields)
 
     def record(self, n: int, snapshot: Snapshot, common: Record) -> UniversalRecord:
         images = self._perturbed.pop(n, [])

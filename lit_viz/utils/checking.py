@@ -70,9 +70,9 @@ def check_types(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
     Raises:
         LitVizError: an argument is unknown, or has another type than annotated.
     """
-    names, hints = _parameters(function)
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    check_values(function.__qualname__.removesuffix(".__init__"), given, hints, _keywords(function))
+    names, known = _parameters(function)
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    check_values(function.__qualname__.removesuffix(".__init__"), given, hints_of_function(function), known)
 
 
 def check_values(owner: str, given: Mapping[str, Any], hints: Mapping[str, Any], known: Collection[str] | None) -> None:
@@ -87,24 +87,17 @@ def check_values(owner: str, given: Mapping[str, Any], hints: Mapping[str, Any],
 
 
 @functools.cache
-def _parameters(function: Callable[..., Any]) -> tuple[list[str], dict[str, Any]]:
-    """Return the names of positional parameters, and the annotated types by name."""
+def _parameters(function: Callable[..., Any]) -> tuple[list[str], list[str] | None]:
+    """Return the names of positional parameters, and those of all; None in place of these if it takes any."""
     positional: list[str] = []
+    names: list[str] = []
+    takes_any = False
     for parameter in inspect.signature(function).parameters.values():
+        names.append(parameter.name)
+        takes_any = takes_any or parameter.kind is parameter.VAR_KEYWORD
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             positional.append(parameter.name)
-    return positional, hints_of_function(function)
-
-
-@functools.cache
-def _keywords(function: Callable[..., Any]) -> list[str] | None:
-    """Return the names of the arguments of a function; None if it takes any."""
-    names: list[str] = []
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            return None
-        names.append(parameter.name)
-    return names
+    return positional, None if takes_any else names
 
 
 @functools.cache

@@ -24,7 +24,6 @@ from lit_viz.attacks import (
     DeepFool,
     NormalizedAscentAttack,
     Square,
-    attack_name,
     run_attack,
 )
 from lit_viz.attacks.apgd import checkpoints
@@ -35,6 +34,7 @@ from lit_viz.methods import AdversarialExample
 from lit_viz.networks import Network
 from lit_viz.optim import State
 from lit_viz.types import Task
+from lit_viz.utils.parts import short_name
 from tests.support.attacks import Curved, Linear, Watched, margins, photographs
 
 MADE: dict[str, Callable[[], Attack]] = {
@@ -329,12 +329,12 @@ def test_ddn_starts_with_its_initial_norm() -> None:
 
 def test_names() -> None:
     for name, kind in ATTACKS.items():
-        assert attack_name(kind()) == name
+        assert short_name(type(kind())) == name
 
     class Own(PGD):
         pass
 
-    assert attack_name(Own()) == "Own"
+    assert short_name(type(Own())) == "Own"
 
 
 @pytest.mark.parametrize(
