@@ -16,7 +16,7 @@ from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.evidence.attacks import robustness
 from lit_viz.evidence.attacks.robustness import Attacked
 from lit_viz.figures.curves import goal_name, robustness_chart, trace_rows
-from lit_viz.figures.layout import Block, Cell, Grid, Text, boxed, compose, head, pixels, selection, stack, titles
+from lit_viz.figures.layout import Block, Cell, Grid, Text, boxed, compose, head, page_selection, pixels, stack, titles
 from lit_viz.figures.scales import number
 from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, HEAD, INK, NORMAL, SMALL_CELL
 from lit_viz.images.formats import FileFormat
@@ -27,7 +27,7 @@ from lit_viz.runs.records import AdversarialRecord
 from lit_viz.runs.results import records_of
 from lit_viz.types import Picture
 from lit_viz.utils.formatting import pluralize, probability_text
-from lit_viz.utils.limits import MOST_EXAMPLES, MOST_ROWS
+from lit_viz.utils.limits import MOST_EXAMPLES, MOST_ROWS, on_page, page_count
 
 _VERDICT = 0.62  # width of "not tested" in inches
 _FEW = 3  # up to this number, each image has its own plot
@@ -35,15 +35,20 @@ _FEW = 3  # up to this number, each image has its own plot
 VERDICTS = {True: ("fooled", COLORS[2]), False: ("robust", COLORS[1]), None: ("not tested", GRAY)}
 
 
-def attack_figure(outcomes: Sequence[Attacked]) -> Figure:
+def attack_pages(outcomes: Sequence[Attacked]) -> int:
+    """Return the number of pages of :func:`attack_figure`."""
+    return page_count(len(_with_pictures(outcomes)), MOST_ROWS)
+
+
+def attack_figure(outcomes: Sequence[Attacked], page: int = 1) -> Figure:
     """Draw one row per attacked image: original, result and differences; beneath, the curves of the attack, and the
     results of the members of an ensemble.
 
     No image is rescaled. Differences are drawn on mid-gray, unchanged and magnified. Up to three images have a plot
-    each, more share one. Outcomes without an image are omitted.
+    each, more share one, on the first page. Outcomes without an image are omitted.
     """
     attacked = _with_pictures(outcomes)
-    drawn = attacked[:MOST_ROWS]
+    drawn = on_page(attacked, page, MOST_ROWS)
     if not drawn:
         return compose(Grid([]), "No image was attacked.")
     has_own_plots = len(attacked) <= _FEW
@@ -61,13 +66,14 @@ def attack_figure(outcomes: Sequence[Attacked]) -> Figure:
         rows.append([_row_head(record), *comparison.cells(record, width)])
         if has_own_plots:
             rows += trace_rows([outcome])
-    if not has_own_plots:
+    if page == 1 and not has_own_plots:
         rows += trace_rows(attacked)
     has_curves = len(rows) > 1 + len(drawn)
     members = robustness.ensemble_breakdown(outcomes)
-    if members:
+    if members and page == 1:
         rows.append([None, _table(members)])
-    return compose(Grid(rows), _caption(attacked, len(drawn), result, is_clipped, has_curves))
+    selected = page_selection(page, MOST_ROWS, len(attacked), "images")
+    return compose(Grid(rows), selected + _caption(attacked, result, is_clipped, has_curves))
 
 
 def _with_pictures(outcomes: Sequence[Attacked]) -> list[Attacked]:
@@ -80,11 +86,11 @@ def _with_pictures(outcomes: Sequence[Attacked]) -> list[Attacked]:
     return attacked
 
 
-def _caption(attacked: Sequence[Attacked], count: int, result: str, is_clipped: bool, has_curves: bool) -> str:
+def _caption(attacked: Sequence[Attacked], result: str, is_clipped: bool, has_curves: bool) -> str:
     verdicts = [_success(outcome) for outcome in attacked]
     tested = [verdict for verdict in verdicts if verdict is not None]
     clipped = "values outside [0, 1] are clipped" if is_clipped else "no value is clipped"
-    caption = selection(count, len(attacked), "images")
+    caption = ""
     if len(tested) > 1:
         caption += f"{sum(tested)} of {len(tested)} fooled in the file. "
     caption += (

@@ -46,6 +46,7 @@ from lit_viz.figures.style import (
 from lit_viz.images.reading import IMAGE_ERRORS, to_uint8
 from lit_viz.runs.records import NamedBox
 from lit_viz.types import Picture, Record
+from lit_viz.utils.limits import MOST_PHOTOGRAPHS, page_count
 
 _MARGIN = 0.15
 _LINE = 1.4 / 72  # height of a line in inches per point of the font size
@@ -352,6 +353,27 @@ def head(name: str, *blocks: Block, notes: str = "") -> Grid:
 def selection(count: int, total: int, noun: str) -> str:
     """Return a sentence about omitted images, or an empty text."""
     return f"{count} of {total} {noun}. " if total > count else ""
+
+
+def page_selection(page: int, per_page: int, total: int, noun: str, order: str = "") -> str:
+    """Return a sentence about the images of a page, or an empty text if there is one page.
+
+    Args:
+        page: the page, from 1.
+        per_page: images on a page.
+        total: images of the run.
+        noun: what they are.
+        order: how they are ordered, such as ``, errors first``; empty for the order of the run.
+    """
+    pages = page_count(total, per_page)
+    if pages == 1:
+        return ""
+    drawn = min(total, MOST_PHOTOGRAPHS)
+    first, last = (page - 1) * per_page + 1, min(page * per_page, drawn)
+    text = f"Page {page} of {pages}: {noun} {first} to {last} of {total}{order}"
+    if total > drawn:
+        text += f", of which the first {drawn} are drawn"
+    return f"{text}. "
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,14 +17,13 @@ from torch import Tensor
 
 from lit_viz.attributions.base import MAX_COARSE_ERROR, MAX_ERROR
 from lit_viz.attributions.reducers import reduce_channels, reducer
-from lit_viz.figures.layout import Block, Cell, Grid, Plot, Text, compose, head, pixels, selection, stack, titles, wrap
+from lit_viz.figures.layout import Block, Cell, Grid, Plot, Text, compose, head, pixels, stack, titles, wrap
 from lit_viz.figures.pairs import CAPTION as PAIRS_CAPTION
 from lit_viz.figures.scales import SIGNED_CAPTION, ColorBar, ColorScale, ScaleOf, clipping, map_notes, number
 from lit_viz.figures.style import CELL, GAP, GRAY, HEAD, NORMAL, RULE, SMALL, SMALL_CELL
 from lit_viz.images.reading import to_uint8
 from lit_viz.images.rendering import NEGATIVE, POSITIVE, overlay
 from lit_viz.types import Picture
-from lit_viz.utils.limits import MOST_PHOTOGRAPHS, MOST_ROWS
 
 #: Meaning of the errors of maps.
 _ERRORS = {
@@ -34,9 +34,11 @@ _ERRORS = {
     "gap": "sum of the map less the change of the score from the baseline, relative to the latter",
 }
 _OVERLAID = "overlaid"
-_BARS, _TICKS = 1.0, 0.5  # height of a bar chart, and width of the numbers beside it, in inches
-_CHART = 2.9  # width of a bar chart with its numbers in inches
-_LONGEST, _MOST_LABELS = 12, 40  # characters of the name of a band, and names on an axis
+#: Photographs in a row with their maps of one method.
+COLUMNS = 6
+_BARS, _TICKS = 0.7, 0.5  # least height of a bar chart, and width of the numbers beside it, in inches
+_BAR, _NARROW, _WIDE = 0.14, 1.0, 2.8  # width of a bar with its name, and of the narrowest and the widest chart
+_LONGEST = 12  # characters of the name of a band
 _PAIRS = 3  # pictures of pairs in a row
 _FAINT = 0.25  # a map below this share of the shared limit is nearly black
 _FAINT_NOTE = "faint"
@@ -84,92 +86,86 @@ class _Series:
 def saliency_figure(
     panels: Sequence[SaliencyPanel],
     how: str | Mapping[str, str] = "max_abs",
-    scale: ScaleOf = "shared",
+    scale: ScaleOf = "map",
     overlays: bool = False,
-    columns: int = 6,
-    total: int | None = None,
+    columns: int = COLUMNS,
+    selected: str = "",
 ) -> Figure:
     """Draw photographs and their saliency maps with color bars.
 
-    One method: photographs in a row, their maps beneath. Several methods: one row per photograph and one column per
-    method. Overlays are beneath the maps. Methods never share a scale, because their units differ.
+    One method: photographs in a row, their maps beneath. Several methods, or values of bands: one row per photograph
+    and one column per method, and one with the bars of its bands. Overlays are beneath the maps. Methods never share a
+    scale, because their units differ.
 
     Args:
-        panels: photographs with maps, of which :data:`~lit_viz.utils.limits.MOST_PHOTOGRAPHS` are drawn.
+        panels: photographs with maps.
         how: channel reducer (see :data:`lit_viz.attributions.reducers.REDUCERS`), or one per method.
         scale: ``"shared"`` by all maps of a method, or one per ``"map"``.
         overlays: also draw the maps over the photographs.
         columns: photographs per row for a single method.
-        total: number of photographs reported in the caption; ``len(panels)`` if not given.
+        selected: sentence of the caption about other pages.
 
     Raises:
         LitVizError: invalid ``how``, or a map without the size of its photograph.
     """
-    drawn = panels[:MOST_PHOTOGRAPHS]
-    reducers = _reducers(drawn, how)
-    by_method = len(reducers) > 1 or len(drawn) == 1
+    reducers = _reducers(panels, how)
+    charts = _band_charts(panels)
+    by_method = len(reducers) > 1 or len(panels) == 1 or bool(charts)
     width = CELL
     if by_method and len(reducers) > 6:
         width = SMALL_CELL
-    photographs = [Cell(pixels(panel.photograph), width=width, annotate=panel.annotate) for panel in drawn]
+    photographs = [Cell(pixels(panel.photograph), width=width, annotate=panel.annotate) for panel in panels]
     series = [_Series("", photographs)]
     for method, reducer_name in reducers.items():
-        series.append(_series(drawn, method, reducer_name, scale, overlays, width))
+        series.append(_series(panels, method, reducer_name, scale, overlays, width))
     scales = []
     for kind in series:
         if kind.scale is not None:
             scales.append(kind.scale)
-    caption = (
-        selection(len(drawn), total or len(panels), "photographs")
-        + _caption(scales, reducers, scale, any(panel.bands for panel in drawn))
-        + _error_caption(drawn)
-    )
+    caption = selected + _caption(scales, reducers, scale, bool(charts)) + _error_caption(panels)
     if by_method:
-        grid = _columns_of_maps(drawn, series, width)
+        grid = _columns_of_maps(panels, series, charts, width)
     else:
-        grid = _rows_of_maps(drawn, series, width, columns)
+        grid = _rows_of_maps(panels, series, width, columns)
     if any(kind.has_faint_map for kind in series):
         caption += f" {_FAINT_CAPTION}"
     if any(scale_of_method.signed for scale_of_method in scales):
         caption += f" {SIGNED_CAPTION}"
-    charts = _band_charts(drawn)
     if charts:
-        across = max(1, int(grid.width // (_CHART + 2 * GAP)))
-        grid = stack(grid, wrap(charts, across, gap=2 * GAP), gap=2 * GAP)
         caption += " Bars: sum of the map of each band, or the value of a band that is replaced as a whole."
-    pairs = [panel.pairs for panel in drawn if panel.pairs is not None]
+    pairs = [panel.pairs for panel in panels if panel.pairs is not None]
     if pairs:
         grid = stack(grid, wrap(pairs, _PAIRS), gap=2 * GAP)
         caption += f" {PAIRS_CAPTION}"
     return compose(grid, caption)
 
 
-def _band_charts(panels: Sequence[SaliencyPanel]) -> list[Grid]:
-    """Return a bar chart of the bands for each photograph and method that has them."""
-    charts: list[Grid] = []
-    for panel in panels:
+def _band_charts(panels: Sequence[SaliencyPanel]) -> dict[str, list[Block | None]]:
+    """Return a bar chart of the bands of each photograph, by method; None for a photograph without."""
+    charts: dict[str, list[Block | None]] = {}
+    for place, panel in enumerate(panels):
         for method, values in panel.bands.items():
-            image = f" ({panel.subtitle})" if panel.subtitle else ""
-            title = Text(f"{panel.name}, {method}, by band{image}", _CHART, NORMAL, lines=2, color=GRAY)
+            what = "sum of the map" if method in panel.maps else "value"
             longest = max(map(len, values))
+            width = min(max(_NARROW, _BAR * len(values)), _WIDE)
             labels = 0.1 + 0.07 * min(longest, _LONGEST)
-            plot = Plot(_BARS, partial(_plot_bands, values), width=_CHART - _TICKS, below=labels)
-            bars = Grid([[Text("", _TICKS), plot]], gap=0)
-            charts.append(stack(title, bars, gap=GAP))
-    return charts[:MOST_ROWS]
+            plot = Plot(max(_BARS, CELL - labels), partial(_plot_bands, values, what, width), width=width, below=labels)
+            column = charts.setdefault(method, [None] * len(panels))
+            column[place] = Grid([[Text("", _TICKS), plot]], gap=0)
+    return charts
 
 
-def _plot_bands(values: Mapping[str, float], axes: Axes) -> None:
-    """Draw the values of the bands as bars, red above and blue below zero."""
+def _plot_bands(values: Mapping[str, float], what: str, width: float, axes: Axes) -> None:
+    """Draw the values of the bands as bars, red above and blue below zero, with as many names as fit the width."""
     heights = list(values.values())
     colors = [POSITIVE if height >= 0 else NEGATIVE for height in heights]
     axes.bar(range(len(heights)), heights, color=colors)
     axes.axhline(0, color=RULE, linewidth=0.6)
     names = [name[:_LONGEST] for name in values]
-    step = -(-len(names) // _MOST_LABELS)
+    step = math.ceil(_BAR * len(names) / width)
     axes.set_xticks(range(0, len(names), step), names[::step], rotation=90, size=SMALL)
     axes.yaxis.set_major_locator(MaxNLocator(3))
-    axes.set_ylabel("value", size=SMALL)
+    axes.set_ylabel(what, size=SMALL)
 
 
 def _reducers(panels: Sequence[SaliencyPanel], how: str | Mapping[str, str]) -> dict[str, str]:
@@ -214,7 +210,7 @@ def _series(
 
 
 def overlaid_maps(
-    photographs: Sequence[Tensor], maps: Sequence[Tensor], how: str = "max_abs", scale: ScaleOf = "shared"
+    photographs: Sequence[Tensor], maps: Sequence[Tensor], how: str = "max_abs", scale: ScaleOf = "map"
 ) -> list[NDArray[np.uint8]]:
     """Return the maps of one method over their photographs as bytes ``(H, W, 3)``, as the figure draws them.
 
@@ -296,9 +292,18 @@ def _rows_of_maps(panels: Sequence[SaliencyPanel], series: Sequence[_Series], wi
     return stack(*blocks, gap=2 * GAP)
 
 
-def _columns_of_maps(panels: Sequence[SaliencyPanel], series: Sequence[_Series], width: float) -> Grid:
-    """Arrange each series as a column, with one row per photograph, and one beneath it for the overlays."""
+def _columns_of_maps(
+    panels: Sequence[SaliencyPanel],
+    series: Sequence[_Series],
+    charts: Mapping[str, Sequence[Block | None]],
+    width: float,
+) -> Grid:
+    """Arrange each series, and the charts of each method, as a column, with one row per photograph, and one beneath it
+    for the overlays."""
     header: list[Block | None] = [None, *titles([kind.title for kind in series], width)]
+    for method, column in charts.items():
+        wide = max(chart.width for chart in column if chart is not None)
+        header += titles([f"{method}, by band"], wide)
     rows = [header]
     for place, panel in enumerate(panels):
         row: list[Block | None] = [head(panel.name, notes=panel.subtitle)]
@@ -306,8 +311,9 @@ def _columns_of_maps(panels: Sequence[SaliencyPanel], series: Sequence[_Series],
         for kind in series:
             row.append(kind.cells[place])
             overlaid.append(kind.overlaid[place] if kind.overlaid else None)
+        row += [column[place] for column in charts.values()]
         rows.append(row)
         if any(kind.overlaid for kind in series):
             rows.append(overlaid)
-    rows.append([None, *(kind.color_bar(width, vertical=False) for kind in series)])
+    rows.append([None, *(kind.color_bar(width, vertical=False) for kind in series), *[None] * len(charts)])
     return Grid(rows)

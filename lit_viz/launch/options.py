@@ -62,7 +62,7 @@ class RunOptions:
     boxes: str | Path | None = None
     explain: bool = False
     figure: FigureFormat = "png"
-    scale: ScaleOf = "shared"
+    scale: ScaleOf = "map"
     overlays: bool = False
     resume: bool = False
     overwrite: bool = False

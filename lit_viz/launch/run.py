@@ -261,10 +261,22 @@ class Run:
             raise LitVizError("an animation requires logged images, and the run has none: give log_at")
         return saved
 
-    def figure(self) -> Figure:
-        """Return the figure of the run; a notebook displays it."""
+    @checked_types
+    def figure(self, page: int = 1) -> Figure:
+        """Return the figure of the run; a notebook displays it.
+
+        Args:
+            page: page of a figure of many photographs, from 1.
+
+        Raises:
+            LitVizError: the figure has fewer pages.
+        """
+        if page != 1:
+            pages = self.presentation.pages(self.outcomes)
+            require(1 <= page <= pages, f"page must be between 1 and {pages}", page)
+        options = replace(self._options.figure_options, page=page)
         with self.captions():
-            drawn = self.presentation.figure(self.outcomes, self._options.figure_options, self.stored_evidence)
+            drawn = self.presentation.figure(self.outcomes, options, self.stored_evidence)
         return with_notebook_png(drawn)
 
     @property
@@ -272,8 +284,9 @@ class Run:
         """Whether the folder has the figure in its format."""
         return self.folder is not None and self._figure_file(self.folder).exists()
 
-    def _figure_file(self, folder: Path) -> Path:
-        return folder / f"figure.{self._options.figure}"
+    def _figure_file(self, folder: Path, page: int = 1) -> Path:
+        number = "" if page == 1 else f"_{page}"
+        return folder / f"figure{number}.{self._options.figure}"
 
     def draw(self) -> None:
         """Write the maps of large images, the animation, if an image changes over the iterations, and then the
@@ -283,7 +296,10 @@ class Run:
         changes = self.presentation.evolutions(self.outcomes)
         if any(evolution.is_animated for evolution in changes):
             save_evolution(changes, self.folder / "evolution.gif")
-        save_figure(self.figure(), self._figure_file(self.folder))
+        for path in self.folder.glob(f"figure_*.{self._options.figure}"):
+            path.unlink()
+        for page in range(self.presentation.pages(self.outcomes), 0, -1):  # a run with the first page is drawn
+            save_figure(self.figure(page), self._figure_file(self.folder, page))
 
     def show(self) -> None:
         """Display figure, table and verdicts in a notebook; elsewhere open the figure in the image viewer."""

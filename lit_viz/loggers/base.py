@@ -29,7 +29,7 @@ WandbMode = Literal["auto", "online", "offline", "disabled"]
 #: Time limits of loggers that write files, which are slow only under load.
 FILE_SECONDS = 120.0
 _MOST_ID = 200  # bytes
-_ARTIFACT_FILES = ("config.yaml", "results.jsonl", "metrics.csv", "evidence.*", "figure.*", "evolution.*")
+_ARTIFACT_FILES = ("config.yaml", "results.jsonl", "metrics.csv", "evidence.*", "figure.*", "figure_*", "evolution.*")
 _ARTIFACT_FOLDERS = ("images", "sources", "arrays", "photographs")
 
 

@@ -23,7 +23,7 @@ from lit_viz.evidence.attacks.robustness import (
 )
 from lit_viz.evidence.measures import Compared, Measure, RadiusCurve, costs, photograph_of
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
-from lit_viz.figures.attack import attack_figure, robustness_figure
+from lit_viz.figures.attack import attack_figure, attack_pages, robustness_figure
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.figures.tiles import attack_tiles_figure
@@ -126,6 +126,12 @@ class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
             "median Linf": median_of(levels, "{:.0f}/255"),
         }
 
+    def pages(self, outcomes: Sequence[Outcome[AdversarialRecord]]) -> int:
+        is_curve = has_several_radii(records_of(outcomes))
+        if is_curve or any(image is not None for image in tiled_images(outcomes)):
+            return 1
+        return attack_pages(outcomes)
+
     def figure(
         self, outcomes: Sequence[Outcome[AdversarialRecord]], options: FigureOptions, evidence: Evidence | None = None
     ) -> Figure:
@@ -134,7 +140,7 @@ class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
         records = records_of(outcomes)
         if not has_several_radii(records):
             tiled = [image for image in tiled_images(outcomes) if image is not None]
-            return attack_tiles_figure(tiled) if tiled else attack_figure(outcomes)
+            return attack_tiles_figure(tiled) if tiled else attack_figure(outcomes, options.page)
         trust = None if evidence is None else evidence.trust
         return robustness_figure(outcomes, NORMS[attack_norm(records)], trust)
 

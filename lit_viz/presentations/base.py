@@ -41,11 +41,13 @@ class FigureOptions:
         format: format of the file.
         scale: whether saliency maps share one color scale, or each map has its own.
         overlays: whether saliency maps are also drawn over the photographs.
+        page: the page that is drawn, from 1.
     """
 
     format: FigureFormat = "png"
-    scale: ScaleOf = "shared"
+    scale: ScaleOf = "map"
     overlays: bool = False
+    page: int = 1
 
 
 class Presentation(ABC, Generic[R]):
@@ -56,7 +58,6 @@ class Presentation(ABC, Generic[R]):
         command: name of the command of the method; empty if there is none.
         result: caption of the result in the report.
         note: remark below the curves of the report.
-        figure_is_first: whether the figure is the first part of the report.
         files: patterns of the files and folders that only runs of this method contain.
         run_options: options of figure and evidence that apply to the method.
         task_options: formats of the task options that captions state.
@@ -66,7 +67,6 @@ class Presentation(ABC, Generic[R]):
     command: ClassVar[str] = ""
     result: ClassVar[str] = "image"
     note: ClassVar[str] = ""
-    figure_is_first: ClassVar[bool] = False
     files: ClassVar[tuple[str, ...]] = ()
     run_options: ClassVar[tuple[str, ...]] = ()
     task_options: ClassVar[Mapping[str, str]] = {}
@@ -114,11 +114,15 @@ class Presentation(ABC, Generic[R]):
         """Return the summary of the finished records of a class, by column."""
         return {"probability": median_of([record.probability for record in records])}
 
+    def pages(self, outcomes: Sequence[Outcome[R]]) -> int:
+        """Return the number of pages of the figure."""
+        return 1
+
     @abstractmethod
     def figure(
         self, outcomes: Sequence[Outcome[R]], options: FigureOptions, evidence: Evidence | None = None
     ) -> Figure:
-        """Return the figure of a run.
+        """Return a page of the figure of a run.
 
         Args:
             outcomes: outcomes of the run.

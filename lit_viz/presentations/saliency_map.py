@@ -20,10 +20,10 @@ from lit_viz.evidence.measures import Compared, Measure, costs, photograph_of
 from lit_viz.evidence.saliency_map import ComparedMaps, LocalizedMaps
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.figures.agreement import agreement_figure
-from lit_viz.figures.layout import outlined
+from lit_viz.figures.layout import outlined, page_selection
 from lit_viz.figures.localization import localization_figure
 from lit_viz.figures.pairs import pairs_cell
-from lit_viz.figures.saliency import SaliencyPanel, overlaid_maps, saliency_figure
+from lit_viz.figures.saliency import COLUMNS, SaliencyPanel, overlaid_maps, saliency_figure
 from lit_viz.figures.scales import ScaleOf, number
 from lit_viz.figures.sentence import Sentence, sentence_figure
 from lit_viz.figures.style import save_figure
@@ -50,7 +50,7 @@ from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.runs.stitching import tiled_images
 from lit_viz.utils.formatting import pluralize, probability_text, text_table
-from lit_viz.utils.limits import MOST_PHOTOGRAPHS, MOST_PRINTED
+from lit_viz.utils.limits import MOST_PRINTED, MOST_ROWS, on_page, page_count
 
 #: Largest completeness error of a map without a note, relative to the difference of the scores.
 MOST_GAP = 0.01
@@ -62,7 +62,6 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
     title: ClassVar[str] = "Saliency maps"
     command: ClassVar[str] = "saliency"
     result: ClassVar[str] = "map"
-    figure_is_first: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]] = ("masks", "maps", "localization.*")
     run_options: ClassVar[tuple[str, ...]] = ("scale", "overlays", "captum", "localize", "boxes")
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "method": "{}"}
@@ -121,6 +120,11 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
             rows.append(row)
         return rows
 
+    def pages(self, outcomes: Sequence[Outcome[SaliencyRecord]]) -> int:
+        if any(image is not None for image in tiled_images(outcomes)) or _sentences(outcomes):
+            return 1
+        return page_count(len(_by_photograph(outcomes)), _photographs_per_page(outcomes))
+
     def figure(
         self, outcomes: Sequence[Outcome[SaliencyRecord]], options: FigureOptions, evidence: Evidence | None = None
     ) -> Figure:
@@ -132,10 +136,13 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
             (how,) = _drawn_reducers(records_of(outcomes)).values()
             return sentence_figure(sentences, how, overlays=options.overlays)
         groups = _by_photograph(outcomes)
-        drawn = groups[:MOST_PHOTOGRAPHS]
+        per_page = _photographs_per_page(outcomes)
+        panels = [_panel(group) for group in on_page(groups, options.page, per_page)]
+        has_errors = any(map(self.comes_first, records_of(outcomes)))
+        order = ", errors first" if has_errors else ""
+        selected = page_selection(options.page, per_page, len(groups), "photographs", order)
         reducers = _drawn_reducers(records_of(outcomes))
-        panels = [_panel(group) for group in drawn]
-        return saliency_figure(panels, reducers, scale=options.scale, overlays=options.overlays, total=len(groups))
+        return saliency_figure(panels, reducers, options.scale, options.overlays, selected=selected)
 
     def overlays(self, outcomes: Sequence[Outcome[SaliencyRecord]], scale: ScaleOf) -> list[NDArray[np.uint8] | None]:
         """Return each map over its photograph; with a shared scale, that of the maps of the same method."""
@@ -307,6 +314,13 @@ def _by_photograph(outcomes: Sequence[Outcome[SaliencyRecord]]) -> list[list[Out
         if record.array is not None or outcome.array() is not None:
             groups[record.name, record.source, record.seed, record.target].append(outcome)
     return sorted(groups.values(), key=_is_no_error)
+
+
+def _photographs_per_page(outcomes: Sequence[Outcome[SaliencyRecord]]) -> int:
+    """Return the number of photographs on a page of the figure: one a row, or of maps of one method several."""
+    records = records_of(outcomes)
+    has_rows = len({record.method for record in records}) > 1 or any(record.bands for record in records)
+    return MOST_ROWS if has_rows else MOST_ROWS // 2 * COLUMNS
 
 
 def _is_no_error(outcomes: Sequence[Outcome[SaliencyRecord]]) -> bool:

@@ -96,7 +96,8 @@ def write_report(folder: FolderStorage, presentation: Presentation, run: Path | 
             max_rows=MAX_ROWS,
             max_open_groups=MAX_OPEN_GROUPS,
             figures=figures,
-            figure_is_first=presentation.figure_is_first,
+            more_figures=sorted(path.name for path in folder.path.glob("figure_*")),
+            settings=_settings(config),
             has_array_images=has_array_images(config),
             **_provenance(whole, config, presentation),
         )
@@ -110,6 +111,30 @@ def _count(folder: FolderStorage, count: int) -> str:
     """Return the number of images: ``3 images``, or ``100 of 5000 images`` of a part of a run."""
     part = folder.part
     return pluralize(count, "image") if part is None else f"{count} of {pluralize(part.total, 'image')}"
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    """Return the network, the parts of the method with their arguments, the iterations and the seed of a run."""
+    module = arguments_of(config, "module")
+    texts = [str((config.get("network") or {}).get("name") or "")]
+    for value in module.values():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, Mapping) and "class_path" in part:
+                texts.append(_part_text(part))
+    for name, values in {"iterations": module, "seed": arguments_of(config, "tasks")}.items():
+        if values.get(name) is not None:
+            texts.append(f"{name} {record_text(values[name])}")
+    return " · ".join(filter(None, texts))
+
+
+def _part_text(part: Mapping[str, Any]) -> str:
+    """Return a part of a method with its arguments that are numbers or texts: ``SmoothGrad (sigma 0.15)``."""
+    arguments = part.get("init_args") or {}
+    shown = [
+        f"{name} {record_text(value)}" for name, value in arguments.items() if isinstance(value, (str, int, float))
+    ]
+    name = str(part["class_path"]).rpartition(".")[2]
+    return f"{name} ({', '.join(shown)})" if shown else name
 
 
 def _have_curves(groups: Sequence[Group]) -> bool:

@@ -30,8 +30,8 @@ from lit_viz.utils.files import check_regular, remove_temporary_files
 _PART = ".*.[0-9]*.part*"
 #: Patterns of the files that every method may write; ``overwrite`` deletes these and those of methods and loggers.
 _FILES = (
-    QUEUE, METRICS, RESULTS, MANIFEST, REPORT, SEGMENTS, TARS, *TASK_FOLDERS, "figure.*", "evolution.*", "evidence.*",
-    "checkpoints", _PART,
+    QUEUE, METRICS, RESULTS, MANIFEST, REPORT, SEGMENTS, TARS, *TASK_FOLDERS, "figure.*", "figure_*", "evolution.*",
+    "evidence.*", "checkpoints", _PART,
 )  # fmt: skip
 
 

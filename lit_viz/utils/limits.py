@@ -7,9 +7,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Images or maps with a row of their own. No more comparisons and localizations are kept for the figures.
-MOST_ROWS = 20
-#: Photographs with saliency maps.
+#: Images or maps with a row of their own on a page of a figure. No more comparisons and localizations are kept.
+MOST_ROWS = 12
+#: Photographs on the pages of a figure.
 MOST_PHOTOGRAPHS = 60
 #: Images of a contact sheet.
 MOST_IMAGES = 200
@@ -49,3 +49,13 @@ def evenly(items: Sequence[T], most: int) -> list[T]:
         return [items[-1]]
     distance = (len(items) - 1) / (most - 1)
     return [items[round(place * distance)] for place in range(most)]
+
+
+def page_count(count: int, per_page: int) -> int:
+    """Return the number of pages of the first :data:`MOST_PHOTOGRAPHS` of ``count`` items, at least one."""
+    return max(1, -(-min(count, MOST_PHOTOGRAPHS) // per_page))
+
+
+def on_page(items: Sequence[T], page: int, per_page: int) -> Sequence[T]:
+    """Return the items of a page, from 1, of the first :data:`MOST_PHOTOGRAPHS`."""
+    return items[:MOST_PHOTOGRAPHS][(page - 1) * per_page : page * per_page]

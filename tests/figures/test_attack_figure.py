@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_viz.figures.attack import attack_figure
+from lit_viz.figures.attack import attack_figure, attack_pages
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS, save_figure
 from lit_viz.images.reading import to_uint8
@@ -143,11 +143,16 @@ def test_degenerate_traces(tmp_path, odd, figures: Any):
 def test_many_images_share_a_plot_and_rows_are_limited(figures: Any):
     drawn = [figures.attacked(seed, curves=figures.trace(5 + seed, flip=3 if seed else None)) for seed in range(22)]
     figure = attack_figure(drawn)
-    assert len(figures.images(figure)) == 4 * 20
+    assert len(figures.images(figure)) == 4 * 12
     assert len(figures.plots(figure)) == 4
-    assert figures.caption(figure).startswith("20 of 22 images. 22 of 22 fooled in the file.")
+    assert figures.caption(figure).startswith("Page 1 of 2: images 1 to 12 of 22. 22 of 22 fooled in the file.")
     assert "22 images, one line each; dots: first logged success (21 of 22)" in figures.texts(figure)
     assert figures.plots(figure)[0].get_xlim() == (0, 25)
+    assert attack_pages(drawn) == 2
+    second = attack_figure(drawn, page=2)
+    assert len(figures.images(second)) == 4 * 10
+    assert figures.caption(second).startswith("Page 2 of 2: images 13 to 22 of 22.")
+    assert figures.plots(second) == []
     assert figure.dpi >= 120
     figures.assert_no_overlap(figure)
 

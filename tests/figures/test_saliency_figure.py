@@ -34,7 +34,7 @@ def panels(count, methods=("gradient",), size=(8, 8)):
 @pytest.mark.parametrize("methods", [("gradient",), ("gradient", "smoothgrad")])
 def test_each_pixel_of_a_map_is_a_block_of_the_file(tmp_path, size, methods, figures):
     drawn = panels(2, methods, size)
-    figure = saliency_figure(drawn)
+    figure = saliency_figure(drawn, scale="shared")
     figures.assert_pixels_are_blocks(figure, figures.images(figure), tmp_path / "figure.png")
     maps = reduce_channels(torch.stack([panel.maps["gradient"] for panel in drawn]))
     expected = pixels(heat(maps[1], clip_limits(maps)[0]))
@@ -59,7 +59,7 @@ def test_maps_are_below_their_photographs(figures):
 
 def test_shared_scale(figures):
     drawn = panels(2)
-    figure = saliency_figure(drawn)
+    figure = saliency_figure(drawn, scale="shared")
     maps = reduce_channels(torch.stack([panel.maps["gradient"] for panel in drawn]))
     limit = clip_limits(maps)[0]
     for axes, values in zip(figures.images(figure)[2:], maps, strict=True):
@@ -73,7 +73,7 @@ def test_shared_scale(figures):
 
 def test_scale_per_map_is_noted_beneath_each(figures):
     drawn = panels(2)
-    figure = saliency_figure(drawn, scale="map")
+    figure = saliency_figure(drawn)
     limits = [clip_limits(reduce_channels(panel.maps["gradient"]))[0] for panel in drawn]
     for axes, panel, limit in zip(figures.images(figure)[2:], drawn, limits, strict=True):
         values = reduce_channels(panel.maps["gradient"])[0]
@@ -88,11 +88,11 @@ def test_faint_map_is_noted(figures):
     some = panels(2)
     faint = replace(some[0], maps={"gradient": 0.1 * some[1].maps["gradient"]})
     largest = float(reduce_channels(faint.maps["gradient"]).max())
-    figure = saliency_figure([faint, some[1]])
+    figure = saliency_figure([faint, some[1]], scale="shared")
     assert f"maximum {largest:.3g}, faint" in figures.texts(figure)
     assert "scale=map gives each map a scale of its own" in figures.caption(figure)
-    assert "aint" not in " ".join(figures.texts(saliency_figure([faint, some[1]], scale="map")))
-    assert "aint" not in " ".join(figures.texts(saliency_figure(some)))
+    assert "aint" not in " ".join(figures.texts(saliency_figure([faint, some[1]])))
+    assert "aint" not in " ".join(figures.texts(saliency_figure(some, scale="shared")))
 
 
 def test_a_map_is_zero_only_if_its_attribution_is(figures):
@@ -105,7 +105,7 @@ def test_a_map_is_zero_only_if_its_attribution_is(figures):
 def test_methods_are_columns_with_one_scale_each(figures):
     drawn = panels(3, ("gradient", "grad-cam"))
     drawn = [replace(p, maps={**p.maps, "grad-cam": np.full((1, 8, 8), 7, np.float32)}) for p in drawn]
-    figure = saliency_figure(drawn)
+    figure = saliency_figure(drawn, scale="shared")
     assert len(figures.images(figure)) == 9
     assert {"gradient", "grad-cam", "7.00"} <= set(figures.texts(figure))
     assert "one per method" in figures.caption(figure)
@@ -130,12 +130,12 @@ def test_zero_and_non_finite_maps_are_noted(figures):
 
 
 def test_map_of_zeros(figures):
-    figure = saliency_figure([replace(panels(1)[0], maps={"gradient": torch.zeros(3, 8, 8)})])
+    figure = saliency_figure([replace(panels(1)[0], maps={"gradient": torch.zeros(3, 8, 8)})], scale="shared")
     assert "Scale: 0 to 0, shared by all maps; no pixel is clipped." in figures.caption(figure)
 
 
 def test_signed_maps_have_a_diverging_scale(figures):
-    figure = saliency_figure(panels(2), how="sum")
+    figure = saliency_figure(panels(2), how="sum", scale="shared")
     assert any(text.startswith("≤ −") for text in figures.texts(figure))
     assert "Scale: −" in figures.caption(figure)
     assert "Red is evidence for the class, blue against it." in figures.caption(figure)
@@ -214,13 +214,29 @@ def test_line_break_does_not_split_a_probability(figures):
     assert figures.texts(figure).count("p = 0.93") == 2
 
 
-def test_many_photographs_wrap_and_are_limited(figures):
-    figure = saliency_figure(panels(70))
-    assert len(figures.images(figure)) == 120
-    assert figures.caption(figure).startswith("60 of 70 photographs. Maps:")
+def test_many_photographs_wrap(figures):
+    figure = saliency_figure(panels(36), scale="shared")
+    assert len(figures.images(figure)) == 72
     lefts = {round(box.x0) for box in (axes.get_window_extent() for axes in figure.axes)}
     assert len(lefts) == 7  # six columns and the color bars
     assert figure.dpi >= 120  # of 8 dots an inch, no letter could be read
+
+
+def test_bars_of_bands_are_columns_beside_the_maps(figures):
+    values = {f"B{n:02d}": float(n - 5) for n in range(13)}
+    drawn = []
+    for panel in panels(12, ("gradient", "occlusion"), (32, 32)):
+        drawn.append(replace(panel, bands={"gradient": values, "feature ablation": values}))
+    figure = saliency_figure(drawn)
+    charts = [axes for axes in figure.axes if axes.get_ylabel()]
+    assert [axes.get_ylabel() for axes in charts] == ["sum of the map", "value"] * 12
+    assert [label.get_text() for label in charts[0].get_xticklabels()] == list(values)
+    photographs = [axes for axes in figures.images(figure) if axes not in charts][:1]
+    tops = {round(axes.get_window_extent().y1) for axes in charts[:2]}
+    assert tops == {round(photographs[0].get_window_extent().y1)}
+    assert {"class 0", "gradient, by band", "feature ablation, by band"} <= set(figures.texts(figure))
+    assert figure.get_figheight() < 24
+    figures.assert_no_overlap(figure)
 
 
 def test_run_without_maps(figures):

@@ -563,3 +563,18 @@ def test_a_damaged_image_is_named(tmp_path: Path, damage: str) -> None:
     with pytest.raises(lv.LitVizError, match=f"^{path} is no image that can be read"):
         image_uri(path)
     assert not _have_equal_pixels(path, other)
+
+
+def test_all_methods_have_one_order_of_sections_and_settings_at_the_top(smooth: Any, tmp_path: Path) -> None:
+    photographs = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    method = lv.attributions.SmoothGrad(sigma=0.2)
+    lv.saliency(smooth, photographs, method=method, iterations=2, captum="none", out=tmp_path / "saliency")
+    lv.attack(smooth, photographs, attack="pgd", iterations=2, seed=5, out=tmp_path / "attack")
+    settings = {"saliency": "SmoothGrad (sigma 0.2", "attack": "PGD ("}
+    for name, text in settings.items():
+        page = (tmp_path / name / "report.html").read_text(encoding="utf-8")
+        sections = re.findall(r'<section id="(\w+)">', page)
+        assert sections[:3] == ["figure", "evidence", "images"]
+        header = page.partition("</header>")[0]
+        assert f"Smooth · {text}" in header
+    assert "iterations 2 · seed 5" in header

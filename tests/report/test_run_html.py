@@ -113,14 +113,14 @@ def test_records_as_a_data_frame(smooth: Any, monkeypatch: pytest.MonkeyPatch) -
 
 def test_overlays_are_those_of_the_figure(smooth: Any) -> None:
     run = lv.saliency(smooth, PHOTOGRAPHS, method=["gradient", "smoothgrad"], iterations=2, captum="none")
-    drawn = run.overlays()
+    drawn = run.overlays(scale="shared")
     assert drawn.shape == (4, 16, 16, 3)
     assert drawn.dtype == np.uint8
     limits = clip_limits(list(run.maps[:2]))
     expected = [overlay(PHOTOGRAPHS[i], run.maps[i], limits[i]) for i in range(2)]
     assert np.array_equal(drawn[:2], np.stack([to_uint8(picture) for picture in expected]))
     own = overlay(PHOTOGRAPHS[1], run.maps[1], clip_limits([run.maps[1]])[0])
-    assert np.array_equal(run.overlays(scale="map")[1], to_uint8(own))
+    assert np.array_equal(run.overlays()[1], to_uint8(own))
     with pytest.raises(LitVizError, match="overlays requires saliency maps, got adversarial examples"):
         attack(smooth).overlays()
 
