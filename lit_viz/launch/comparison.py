@@ -58,11 +58,11 @@ class Comparison:
         for place, (name, item) in enumerate(self.compared.items()):
             row: dict[str, Any] = {"method": name, "photographs": item.photographs}
             for title, best in self._best.items():
+                row |= dict.fromkeys((title, f"{title}_low", f"{title}_high"))
                 measure = item.measure(title)
-                estimate = None if measure is None else measure.estimate()
-                row[title] = None if estimate is None else estimate.value
-                row[f"{title}_low"] = None if estimate is None else estimate.low
-                row[f"{title}_high"] = None if estimate is None else estimate.high
+                if measure is not None:
+                    estimate = measure.estimate()
+                    row[title], row[f"{title}_low"], row[f"{title}_high"] = estimate.value, estimate.low, estimate.high
                 row[f"{title}_best"] = best[place]
             rows.append(row)
         return rows
@@ -82,12 +82,16 @@ class Comparison:
             row = {"method": name, "photographs": str(item.photographs)}
             for title, best in self._best.items():
                 measure = item.measure(title)
-                text = "-" if measure is None else _text(measure.estimate(), measure.digits)
-                row[title] = f"{text} *" if best[place] else text
+                row[title] = "-"
+                if measure is not None:
+                    row[title] = _text(measure.estimate(), measure.digits)
+                if best[place]:
+                    row[title] += " *"
             rows.append(row)
         table = text_table(rows, words=1)
-        has_best = any(any(best) for best in self._best.values())
-        return f"{table}\n{_STAR}" if has_best else table
+        if any(map(any, self._best.values())):
+            table += f"\n{_STAR}"
+        return table
 
     def figure(self) -> Figure:
         """Return the figure: a panel for each measure, and the robustness curves of attacks; a notebook displays it."""
@@ -123,18 +127,25 @@ def compare_runs(runs: Sequence[ComparedRun], eps: Sequence[float | str] = ()) -
     require(runs, "there must be at least one run", "none", is_argument=False)
     radii = _radii(runs, eps)
     items: list[Compared] = []
-    owners: list[ComparedRun] = []
+    names: list[str] = []
+    settings: list[Mapping[str, Any]] = []
+    networks: list[Mapping[str, Any]] = []
+    paths: list[Mapping[str, Any]] = []
+    places: list[Mapping[str, Any]] = []
     for run in runs:
         for item in run.presentation.compared(run.outcomes, run.evidence, radii):
-            if item not in items:  # such as the random map of the same photographs
-                items.append(item)
-                owners.append(run)
+            if item in items:  # such as the random map of the same photographs
+                continue
+            names.append(item.name)
+            settings.append(item.settings)
+            networks.append({"network": run.network})
+            paths.append({"run": run.name})
+            places.append({"run": len(items)})
+            items.append(item)
     if not items:
         raise LitVizError("the runs have no finished task that can be compared")
-    names = distinct_names([item.name for item in items], [item.settings for item in items])
-    names = distinct_names(names, [{"network": owner.network} for owner in owners])
-    names = distinct_names(names, [{"run": owner.name} for owner in owners])
-    names = distinct_names(names, [{"run": place} for place in range(len(names))])
+    for differences in (settings, networks, paths, places):
+        names = distinct_names(names, differences)
     return Comparison(dict(zip(names, items, strict=True)))
 
 
@@ -154,16 +165,16 @@ def run_in_folder(path: str | Path) -> ComparedRun:
 def _radii(runs: Sequence[ComparedRun], eps: Sequence[float | str]) -> dict[str, list[float]]:
     """Return the radii by norm at which attacks without one are compared: the given ones, or those of the others."""
     radii: dict[str, list[float]] = {}
-    given = sorted(parse_radius(radius) for radius in eps)
+    given = sorted({*map(parse_radius, eps)})
     for run in runs:
         for record in records_of(run.outcomes):
             if not isinstance(record, AdversarialRecord) or record.norm is None:
                 continue
-            of_norm = radii.setdefault(record.norm, [])
-            of_norm += [radius for radius in given if radius not in of_norm]
+            of_norm = radii.setdefault(record.norm, given.copy())
             if not given and record.eps is not None and record.eps not in of_norm:
                 of_norm.append(record.eps)
-    return {norm: sorted(of_norm) for norm, of_norm in radii.items()}
+                of_norm.sort()
+    return radii
 
 
 def _best_by_measure(compared: Mapping[str, Compared]) -> dict[str, list[bool]]:
@@ -172,12 +183,13 @@ def _best_by_measure(compared: Mapping[str, Compared]) -> dict[str, list[bool]]:
     for item in compared.values():
         for measure in item.measures:
             if measure.values and measure.name not in best:
-                best[measure.name] = are_best([other.measure(measure.name) for other in compared.values()])
+                measures = [other.measure(measure.name) for other in compared.values()]
+                best[measure.name] = are_best(measures)
     return best
 
 
 def _text(estimate: Estimate, digits: str) -> str:
-    value, low, high = (format(number, digits) for number in (estimate.value, estimate.low, estimate.high))
+    value, low, high = format(estimate.value, digits), format(estimate.low, digits), format(estimate.high, digits)
     if math.isnan(estimate.low) or low == high:
         return value
     return f"{value} ({low} to {high})"
