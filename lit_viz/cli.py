@@ -61,8 +61,8 @@ _ALL_OPTIONS = "--help-all"
 
 
 @dataclass(frozen=True)
-class Command:
-    """A command.
+class Entry:
+    """An entry of the list of commands.
 
     Attributes:
         words: its arguments in the list of commands.
@@ -180,10 +180,10 @@ def _dispatch(arguments: list[str]) -> None:
     known[name].run(rest)
 
 
-def commands() -> dict[str, Command]:
+def commands() -> dict[str, Entry]:
     """Return the commands by name, in the order of the help."""
-    methods = {name: Command(spec.words, spec.summary, partial(_method, name)) for name, spec in METHODS.items()}
-    demo = Command("", "all methods on packaged images, offline", _demo, needs_words=False)
+    methods = {name: Entry(spec.words, spec.summary, partial(_method, name)) for name, spec in METHODS.items()}
+    demo = Entry("", "all methods on packaged images, offline", _demo, needs_words=False)
     return {"demo": demo, **methods, **_OTHER_COMMANDS}
 
 
@@ -479,18 +479,18 @@ def _completion(words: list[str]) -> None:
 
 
 _OTHER_COMMANDS = {
-    "check": Command("RUN", "compute all evidence of a run", _check),
-    "resume": Command("RUN", "continue a run, or print the results of a finished one", _resume),
-    "status": Command("RUN ...", "how far runs and shards are, and which make no progress", _status),
-    "compare": Command("RUN RUN ...", "compare methods or attacks of runs: one table and figure", _compare),
-    "merge": Command("SHARD ... --out RUN", "merge the shards of a run, with evidence, figure and report", _merge),
-    "log": Command("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV", _log),
-    "epochs": Command("FOLDER", "draw the results of a probe by epoch", _epochs),
-    "read": Command("PHOTO_OR_FOLDER ...", "print the text that a network says or reads of each image", _read),
-    "classes": Command("tarant", "find a class by a part of its name", _classes, needs_words=False),
-    "layers": Command("NETWORK", "list the layers of a network", _layers, needs_words=False),
-    "microscope": Command("NETWORK --layers PATTERNS", "pages of the units of a network", _microscope),
-    "completion": Command("bash", "print the completion for a shell", _completion),
+    "check": Entry("RUN", "compute all evidence of a run", _check),
+    "resume": Entry("RUN", "continue a run, or print the results of a finished one", _resume),
+    "status": Entry("RUN ...", "how far runs and shards are, and which make no progress", _status),
+    "compare": Entry("RUN RUN ...", "compare methods or attacks of runs: one table and figure", _compare),
+    "merge": Entry("SHARD ... --out RUN", "merge the shards of a run, with evidence, figure and report", _merge),
+    "log": Entry("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV", _log),
+    "epochs": Entry("FOLDER", "draw the results of a probe by epoch", _epochs),
+    "read": Entry("PHOTO_OR_FOLDER ...", "print the text that a network says or reads of each image", _read),
+    "classes": Entry("tarant", "find a class by a part of its name", _classes, needs_words=False),
+    "layers": Entry("NETWORK", "list the layers of a network", _layers, needs_words=False),
+    "microscope": Entry("NETWORK --layers PATTERNS", "pages of the units of a network", _microscope),
+    "completion": Entry("bash", "print the completion for a shell", _completion),
 }
 
 # -- results

@@ -50,7 +50,7 @@ def first_form(spec: MethodSpec, words: Sequence[str]) -> Form:
     from lit_viz.launch.methods import read_config
 
     deciding = {f"--{name}": Option(name) for name in ("config", "layer", spec.part)}
-    given = read_words(words, deciding).given
+    given = read_words(spec.name, words, deciding).given
     form = read_config(spec, given["config"][-1] if "config" in given else spec.config_for(given))
     if spec.part in given:
         text = ",".join(given[spec.part])

@@ -6,13 +6,14 @@ not found here, the parser and the parts find.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean, find_part
 from lit_viz.launch.specs import METHODS, MethodSpec
@@ -29,8 +30,6 @@ _CLASSES = ("target", "label", "against")
 _NO_CLASSES = ("label", "predicted", "random", "least-likely", "runner-up", "none")
 #: Networks with the classes of ImageNet that need no weights of the user.
 _IMAGENET_NETWORKS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
-#: Start of an option; numbers such as -1,-1 and texts with spaces are none.
-_OPTION = re.compile(r"-(?![\d.][\d.,e/-]*$)[^ ]+(=.*)?$", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,49 @@ class Words:
     unknown: str
 
 
+class WordParser(argparse.ArgumentParser):
+    """A parser of the words of a command, whose errors are :class:`LitVizError`.
+
+    Args:
+        command: name of the command.
+        options: of the base class.
+    """
+
+    def __init__(self, command: str, **options: Any) -> None:
+        super().__init__(
+            prog=f"lit-viz {command}", allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS, **options
+        )
+        self._negative_number_matcher = re.compile(r"-[\d.][\d.,e/-]*$")  # values such as -1,-1 are no options
+
+    def error(self, message: str) -> NoReturn:
+        """Raise an error of argparse as one sentence."""
+        missing = re.fullmatch(r"argument (\S+?)(?:/\S+)?: expected (?:one|at least one) argument", message)
+        if missing:
+            raise LitVizError(f"{missing[1]} expects a value")
+        flag = re.fullmatch(r"argument (\S+?)(?:/\S+)?: ignored explicit argument (.*)", message)
+        if flag:
+            raise LitVizError(f"{flag[1]} takes no value, got {flag[2]}")
+        raise LitVizError(message)
+
+    def parsed(self, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Return the values of the words, and the unknown words."""
+        try:
+            return self.parse_known_intermixed_args(list(words))
+        except argparse.ArgumentError as error:
+            self.error(str(error))
+
+
+class _Collected(argparse.Action):
+    """Collect the texts of an option with its spelling; of a flag the spelling."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        texts = [values] if isinstance(values, str) else values or [option_string]
+        pairs = getattr(namespace, self.dest, [])
+        setattr(namespace, self.dest, [*pairs, *((option_string, text) for text in texts)])
+
+
 def check_words(command: str, words: Sequence[str]) -> None:
     """Check the words of a command line, as far as this is possible without torch.
 
@@ -76,7 +118,7 @@ def check_words(command: str, words: Sequence[str]) -> None:
     options = options_of(command)
     if not options:  # of a command that is defined elsewhere
         return
-    read = read_words(words, options)
+    read = read_words(command, words, options)
     parts_are_packaged = _check_parts(command, read, options)
     has_others = command == "resume" or not parts_are_packaged  # options of the run, or of a user's part
     if read.unknown and not has_others:
@@ -108,49 +150,32 @@ def options_of(command: str) -> Mapping[str, Option]:
     return options
 
 
-def read_words(words: Sequence[str], options: Mapping[str, Option]) -> Words:
+def read_words(command: str, words: Sequence[str], options: Mapping[str, Option]) -> Words:
     """Return the words of a command by what they are.
 
     Args:
-        words: the words; those after ``--`` are positional.
+        command: name of the command.
+        words: the words.
         options: by their word, which may be given with underscores too.
 
     Raises:
-        LitVizError: an option has no value, or a flag has one.
+        LitVizError: an option has no value.
     """
-    spellings: dict[str, str] = {}
-    for word in options:
-        spellings[word] = spellings[f"--{word[2:].replace('-', '_')}"] = word
-    positional: list[str] = []
+    parser = WordParser(command)
+    parser.add_argument("positional", nargs="*")
+    for word, option in options.items():
+        spellings = dict.fromkeys((word, f"--{word[2:].replace('-', '_')}"))
+        numbers = {"0": 0, "1": None, "+": "+"}
+        parser.add_argument(*spellings, dest=option.name, action=_Collected, nargs=numbers[option.values])
+    found, unknown = parser.parsed(words)
+    values = dict(vars(found))
+    positional = values.pop("positional", [])
     given: dict[str, list[str]] = {}
     spelled: dict[str, str] = {}
-    unknown = ""
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        spelling, equals, text = word.partition("=")
-        if word == "--":
-            positional += rest
-            break
-        if spelling not in spellings:
-            if not _OPTION.match(word):
-                positional.append(word)
-            unknown = unknown or (word if _OPTION.match(word) else "")
-            continue
-        option = options[spellings[spelling]]
-        most = {"0": 0, "1": 1, "+": len(words)}[option.values]
-        texts = [text] if equals else []
-        if option.values == "0":
-            if equals:
-                raise LitVizError(f"{spellings[spelling]} takes no value, got {text!r}")
-            texts = [spelling]
-        while not equals and rest and len(texts) < most and not _OPTION.match(rest[0]):
-            texts.append(rest.pop(0))
-        if not texts:
-            raise LitVizError(f"{spellings[spelling]} expects a value")
-        given.setdefault(option.name, []).extend(texts)
-        spelled[option.name] = spelling
-    return Words(positional, given, spelled, unknown)
+    for name, pairs in values.items():
+        given[name] = [text for _, text in pairs]
+        spelled[name] = pairs[-1][0]
+    return Words(positional, given, spelled, unknown[0] if unknown else "")
 
 
 def _check_parts(command: str, read: Words, options: Mapping[str, Option]) -> bool:

@@ -168,7 +168,7 @@ class Parser:
         for option in self.entries.values():
             for word in option.words:
                 table[word] = Option(option.name, option.values)
-        return read_words(words, table)
+        return read_words(self.command, words, table)
 
     def values(self, words: Sequence[str]) -> dict[str, Any]:
         """Return the values of the options and positional words that are given, by name.
