@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from pytorch_lightning.loggers import Logger
 from torch import nn
@@ -76,15 +76,15 @@ def visualize(
         objective: what is maximized: a name of :data:`lit_viz.objectives.OBJECTIVES`, or an instance such as
             ``Channel("blocks.3.2", 14) + 8 * Diversity("blocks.3.2")``. Default: the logit of the target, or the
             channels of ``layer``.
-        layer: layer to visualize instead of classes: its name or the module. The default configuration is then that of
+        layer: name of a layer to visualize instead of classes. The default configuration is then that of
             ``configs/visualize/channels.yaml``, without ``native`` if the network has a fixed size, or of
-            ``small.yaml`` for networks of small images.
+            ``small.yaml`` for networks of small images. In Python also the module.
         channel: channels of the layer, one image each: indices, ``3,14-20`` or ``all``. Default: one image of the
             whole layer.
         neuron: position in the channels: row and column, as ``3,4``, or ``center``.
         axis: meaning of a channel in a layer of tokens: ``feature`` or ``token``.
         parameterization, step_rule: parts of the method, instances or names of classes.
-        init: initial image: a file, a Pillow image, an array or a tensor. Default: noise.
+        init: file of the initial image. Default: noise. In Python also a Pillow image, an array or a tensor.
         iterations: updates per image; several vary. Default: the configuration's.
         vary: values of ``iterations`` and ``lr`` by name, an image for each combination.
         seed: seed of the first image; image i uses ``seed + i``. Default: the configuration's, or 0.
@@ -111,7 +111,8 @@ def visualize(
     has_target = not isinstance(target, (list, tuple)) or len(target) > 0
     is_selected = has_target or layer is not None or objective is not None or config is not None
     require(is_selected, "target must name at least one class", "none", hint="or give a layer")
-    return run_method("visualize", {**given, "target": target if has_target else None})
+    run: Run = run_method("visualize", {**given, "target": target if has_target else None})
+    return run
 
 
 @checked_types
@@ -136,10 +137,10 @@ def saliency(
 
     Args:
         network: a :class:`~lit_viz.Network`, or an argument of :func:`load_network`.
-        images: one or a list of: files, folders, Pillow images, and arrays or tensors ``(H, W, C)``, ``(C, H, W)`` or
-            ``(N, ...)``, uint8, floating-point in [0, 1], or in the unit of the network's ``value_range``; or a dataset
-            or its loader. They are fitted to the network's size as files are, as published or by ``fit="crop"``,
-            ``"squash"`` or ``"pad"``; floating-point images of this size are unchanged.
+        images: one or several files or folders, which are fitted to the size of the network as published with it, or by
+            ``fit``. In Python also Pillow images, and arrays or tensors ``(H, W, C)``, ``(C, H, W)`` or ``(N, ...)``,
+            uint8, floating-point in [0, 1], or in the unit of the network's ``value_range``; or a dataset or its
+            loader. Floating-point images of this size are unchanged.
         target: explained class, one for all images or one per image: name, index, ``label`` (default),
             ``predicted``, ``random`` or ``least-likely``.
         label: true class, one for all images or one per image, or the source of all: ``predicted``, ``folders`` or a
@@ -147,9 +148,9 @@ def saliency(
         against: class that the target is contrasted with, one for all images or one per image: name, index or
             ``runner-up``, the most probable class other than the target. The explained score is
             ``z_target - gamma * z_against``, with ``gamma=1`` by default.
-        method: one or several names of :data:`lit_viz.attributions.ATTRIBUTIONS`, or instances such as
-            ``GradCAM(layer="blocks.6")``. Default: ``auto``, of transformers ``libra_gradient`` as far as its rule
-            applies, otherwise ``gradient``.
+        method: one or several saliency methods, by name. Default: ``auto``, of transformers ``libra_gradient`` as far
+            as its rule applies, otherwise ``gradient``. In Python also instances such as ``GradCAM(layer="blocks.6")``;
+            names are those of :data:`lit_viz.attributions.ATTRIBUTIONS`.
         normalization: mean and standard deviation of floating-point arrays and tensors, or of the images of a dataset,
             which are removed. Default: from the transform of a dataset.
         vary: ``{"target": [...]}``: every target for each image.
@@ -168,7 +169,28 @@ def saliency(
     Raises:
         LitVizError: unknown class, method or argument, images out of range, or existing run folder.
     """
-    return run_method("saliency", locals())
+    run: Run = run_method("saliency", locals())
+    return run
+
+
+@overload
+def attack(
+    network: Network | nn.Module | str,
+    images: Images,
+    *,
+    attack: str | Attack | type[Attack] | None = None,
+    **options: Any,
+) -> Run: ...
+
+
+@overload
+def attack(
+    network: Network | nn.Module | str,
+    images: Images,
+    *,
+    attack: list[Any] | tuple[Any, ...],
+    **options: Any,
+) -> Comparison: ...
 
 
 @checked_types
@@ -179,7 +201,7 @@ def attack(
     *,
     target: Classes | None = None,
     label: Classes | None = None,
-    attack: str | Attack | type[Attack] | None = None,
+    attack: str | Attack | type[Attack] | Sequence[str | Attack | type[Attack]] | None = None,
     eps: float | str | Sequence[float | str] | None = None,
     goal: str | None = None,
     normalization: Normalization | None = None,
@@ -189,21 +211,21 @@ def attack(
     out: str | Path | None = None,
     progress: bool | None = None,
     **options: Any,
-) -> Run:
+) -> Run | Comparison:
     """Compute adversarial examples. A success counts if the file, 8-bit or as its source, fools the original network.
 
     Args:
         network: a :class:`~lit_viz.Network`, or an argument of :func:`load_network`.
-        images: one or a list of: files, folders, Pillow images, arrays or tensors; or a dataset or its loader, as in
-            :func:`saliency`.
+        images: one or several files or folders. In Python also Pillow images, arrays or tensors; or a dataset or its
+            loader, as in :func:`saliency`.
         target: target class, one for all images or one per image. Default: untargeted.
         label: true class, one for all images or one per image, or the source of all: ``predicted``, ``folders`` or a
             CSV file (file,label). Default: the dataset's, else predicted. An image that is not predicted as its
             label is skipped.
-        attack: a name of :data:`lit_viz.attacks.ATTACKS`, or an instance such as ``PGD(alpha=0.01)``. Default:
-            ``normalized_ascent``.
+        attack: name of an attack; several are a run each, compared at the end. Default: ``normalized_ascent``. In
+            Python also an instance such as ``PGD(alpha=0.01)``; names are those of :data:`lit_viz.attacks.ATTACKS`.
         eps: radius in units of [0, 1], such as ``4/255``, or of the files, ``20 file``, for attacks with a
-            budget; several give a robustness curve.
+            budget; several give a robustness curve. Of several attacks, it is that of those with a budget.
         goal: for scores that are numbers: ``above:V``, ``below:V`` or ``change:T`` (rise and fall by T), in
             the unit of the score; of decisions that do not exclude each other ``vanish``, ``appear`` or
             ``become`` (the target in place of the label), and of :class:`~lit_viz.outputs.Share` ``share:S``.
@@ -218,12 +240,14 @@ def attack(
 
     Returns:
         A run with the images ``run.images`` as in the files, ``run.records`` and ``run.figure()``. A universal
-        attack has one perturbation: magnified on gray in ``run.images``, unchanged in ``run.arrays``.
+        attack has one perturbation: magnified on gray in ``run.images``, unchanged in ``run.arrays``. Of several
+        attacks, their :class:`Comparison`, with ``runs``; ``out`` has a run folder of each, and the comparison.
 
     Raises:
         LitVizError: unknown class, attack or argument, images out of range, or existing run folder.
     """
-    return run_method("attack", locals())
+    result: Run | Comparison = run_method("attack", locals())
+    return result
 
 
 @checked_types
@@ -239,7 +263,8 @@ def read(
     Args:
         network: a :class:`~lit_viz.Network` whose output gives texts, such as :class:`~lit_viz.outputs.ReadText`, or an
             argument of :func:`load_network`.
-        images: files, folders, Pillow images, arrays or tensors; or a dataset or its loader, as in :func:`saliency`.
+        images: one or several files or folders. In Python also Pillow images, arrays or tensors; or a dataset or its
+            loader, as in :func:`saliency`.
         fit: how photographs are fitted to the input size of the network: ``crop``, ``squash`` or ``pad``. Default: as
             published.
         normalization: as in :func:`saliency`.
@@ -272,10 +297,10 @@ def check(
         network: the network, if the run in the folder was started with a module.
         faithfulness: also measure saliency maps: deletion and insertion, sensitivity, randomization of the network's
             layers. It costs 198 forwards per map and 14 times the evaluations of the map. It does not change the
-            returned value.
+            verdict.
         trust: also attack the images that were not fooled within eps by random points, Square and a large eps.
         images: files or folders of photographs with which class images are compared, layer by layer; the class is the
-            name of the folder, or else the prediction. It does not change the returned value.
+            name of the folder, or else the prediction. It does not change the verdict.
         progress: show messages. Default: in notebooks.
 
     Returns:
@@ -380,8 +405,8 @@ def log(
 
     Args:
         folder: run folder, or a run that has one.
-        to: ``wandb``, ``tensorboard``, ``mlflow`` or ``csv``, or a logger of Lightning, which receives everything; one
-            or several.
+        to: one or several of ``wandb``, ``tensorboard``, ``mlflow`` and ``csv``. In Python also a logger of Lightning,
+            which receives everything.
         logging: settings of the loggers that are given by name.
         progress: show messages. Default: in notebooks.
 

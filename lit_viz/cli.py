@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -237,6 +237,7 @@ def _method(name: str, words: Sequence[str], others: Mapping[str, Any] | None = 
         from lit_viz.launch.cost import format_cost, run_cost
         from lit_viz.launch.execute import execute
         from lit_viz.launch.form import Form
+        from lit_viz.launch.methods import compared
         from lit_viz.launch.options import check_folder_is_new, default_folder
 
     spec = METHODS[name]
@@ -244,22 +245,34 @@ def _method(name: str, words: Sequence[str], others: Mapping[str, Any] | None = 
     is_run = not (values.get("count") or values.get("print_config"))
     if is_run and form.run.get("out") is None:
         form.run["out"] = default_folder(name, _first_word(values, spec.positional) or name)
-    options = form.options()
     if is_run and is_rank_zero():
-        check_folder_is_new(options)
+        for one in form.runs():
+            check_folder_is_new(one.options())
     if spec.config and not values.keys() & {spec.positional, "layer", "config"}:
         defaults = ", ".join(map(str, form.tasks["init_args"].get(spec.positional, ())))
         notify(f"no {spec.positional} given, using the default of --config {spec.config}: {defaults}")
     network = form.load_network()
     if values.get("layer") is not None and "config" not in values:  # of which the network decides on the configuration
         form, _ = form_of_words(spec, words, others, network)
-    module, tasks = form.build(network)
+    built = [(*one.build(network), one.options()) for one in form.runs()]
     if values.get("count"):
-        print(format_cost([run_cost(module, tasks)]))
-    elif values.get("print_config"):
-        print(Form.of(module, tasks, options).to_yaml(), end="")
-    else:
-        _print_results(execute(module, tasks, options, moves_network=True, notify=notify))
+        print(format_cost([run_cost(module, tasks) for module, tasks, _ in built]))
+        return
+    given = [word for word in words if word not in ("--resume", "--overwrite")]
+    if "out" not in values:
+        given += ["--out", str(form.run.get("out"))]
+    continuation = shlex.join(["lit-viz", name, *given, "--resume"])
+    runs: list[Run] = []
+    for module, tasks, options in built:
+        if values.get("print_config"):
+            print(Form.of(module, tasks, options).to_yaml(), end="")
+            continue
+        with _continued_by(continuation) if len(built) > 1 else nullcontext():
+            runs.append(execute(module, tasks, options, moves_network=True, notify=notify))
+            _print_results(runs[-1])
+    if len(runs) > 1:
+        print(compared(runs, form.options()).table())
+        _print_comparison(form.run["out"])
 
 
 def _first_word(values: Mapping[str, Any], positional: str) -> Any:
@@ -361,6 +374,10 @@ def _compare(words: list[str]) -> None:
 
     out = values.setdefault("out", f"runs/compare/{utc_now()}")
     print(compare(**values).table())
+    _print_comparison(out)
+
+
+def _print_comparison(out: str) -> None:
     for path in sorted(Path(out).glob("comparison.*")):
         print(f"results  {path}")
 

@@ -183,6 +183,7 @@ def _add_run(
     if has_network:
         _add_network(parser, shown)
     _add_settings(parser, "Lightning's Trainer", TRAINER, of_trainer)
+    parser.texts["trainer.accelerator"] = "processors of the run: cpu, gpu, tpu, hpu, mps or auto."
     parser.texts["trainer.devices"] = (
         "devices that share the images: their number, a list of indices, -1 or auto. Default: "
         f"{TRAINER_DEFAULTS['devices']}."

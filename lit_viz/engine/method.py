@@ -104,10 +104,11 @@ class Method(Part, pl.LightningModule):
         step_rule: update rule of the images.
         iterations: updates per image.
         slots: images trained at once.
-        log_at: iterations at which an image is logged (see :class:`LogSchedule`).
+        log_at: iterations at which an image is logged: ``1,50,200``, ``every:10``, ``geometric`` or ``last``. In Python
+            also a :class:`LogSchedule`.
         curve_at: iterations at which its metrics are logged.
         views: network inputs per image and evaluation.
-        compile: mode of ``torch.compile``, for GPUs; None for no compilation.
+        compile: mode of ``torch.compile``, for GPUs; by default there is no compilation.
         devices_mode: whether several devices share the images, or the views of each image.
 
     Attributes:

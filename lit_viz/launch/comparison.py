@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -29,6 +30,8 @@ from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import data_frame, text_table
 from lit_viz.utils.parts import distinct_names
 
+_WIDEST = 170  # of a table in characters
+_NAMED = ("method", "photographs")  # columns of each table
 _STAR = "* best, or not distinguishable from the best: the paired 95 % interval of the difference contains 0"
 
 
@@ -37,10 +40,14 @@ class Comparison:
 
     Args:
         compared: methods by their distinct names.
+
+    Attributes:
+        runs: the runs, if one call has made and compared them.
     """
 
     def __init__(self, compared: Mapping[str, Compared]) -> None:
         self.compared = compared
+        self.runs: Sequence[Any] = ()  # of Run, which has comparisons itself
         self._best = _best_by_measure(compared)
 
     def __repr__(self) -> str:
@@ -76,22 +83,44 @@ class Comparison:
         return data_frame(self.rows)
 
     def table(self) -> str:
-        """Return the table as text: ``0.612 (0.570 to 0.655)``, with a star at the best values."""
-        rows: list[TableRow] = []
-        for place, (name, item) in enumerate(self.compared.items()):
-            row = {"method": name, "photographs": str(item.photographs)}
-            for title, best in self._best.items():
-                measure = item.measure(title)
-                row[title] = "-"
-                if measure is not None:
-                    row[title] = _text(measure.estimate(), measure.digits)
-                if best[place]:
-                    row[title] += " *"
-            rows.append(row)
-        table = text_table(rows, words=1)
+        """Return the table as text: ``0.612 (0.570 to 0.655)``, with a star at the best values.
+
+        Measures that do not fit the width of the terminal are in further tables beneath.
+        """
+        width = min(get_terminal_size((120, 24)).columns, _WIDEST)
+        blocks = [self._named_rows()]
+        space = width - _text_width(blocks[0])
+        for title in self._best:
+            texts = self._texts(title)
+            column = _text_width([{title: text} for text in texts])
+            is_first = len(blocks[-1][0]) == len(_NAMED)
+            if column > space and not is_first:
+                blocks.append(self._named_rows())
+                space = width - _text_width(blocks[-1])
+            space -= column
+            for row, text in zip(blocks[-1], texts, strict=True):
+                row[title] = text
+        table = "\n\n".join(text_table(rows, words=1) for rows in blocks)
         if any(map(any, self._best.values())):
             table += f"\n{_STAR}"
         return table
+
+    def _named_rows(self) -> list[TableRow]:
+        """Return a row for each method without measures."""
+        return [dict(zip(_NAMED, (name, str(item.photographs)), strict=True)) for name, item in self.compared.items()]
+
+    def _texts(self, title: str) -> list[str]:
+        """Return the values of a measure by method, with a star at the best."""
+        texts: list[str] = []
+        for item, is_best in zip(self.compared.values(), self._best[title], strict=True):
+            measure = item.measure(title)
+            text = "-"
+            if measure is not None:
+                text = _text(measure.estimate(), measure.digits)
+            if is_best:
+                text += " *"
+            texts.append(text)
+        return texts
 
     def figure(self) -> Figure:
         """Return the figure: a panel for each measure, and the robustness curves of attacks; a notebook displays it."""
@@ -186,6 +215,14 @@ def _best_by_measure(compared: Mapping[str, Compared]) -> dict[str, list[bool]]:
                 measures = [other.measure(measure.name) for other in compared.values()]
                 best[measure.name] = are_best(measures)
     return best
+
+
+def _text_width(rows: Sequence[TableRow]) -> int:
+    """Return the width of the columns of a table in characters, with the space beside them."""
+    width = 0
+    for title in rows[0]:
+        width += max(len(title), *(len(row[title]) for row in rows)) + 2
+    return width
 
 
 def _text(estimate: Estimate, digits: str) -> str:

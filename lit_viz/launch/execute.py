@@ -68,8 +68,8 @@ def run(module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> Run:
         module: the method, such as :class:`~lit_viz.methods.ClassVisualization`.
         tasks: its tasks, such as :class:`~lit_viz.methods.tasks.ClassTasks`.
         out: run folder. Default: nothing is written.
-        logger: names of the loggers of the run folder (``wandb,tensorboard,mlflow,csv`` or ``none``), loggers of
-            Lightning, or a list of both.
+        logger: names of the loggers of the run folder, ``wandb,tensorboard,mlflow,csv`` or ``none``. In Python also
+            loggers of Lightning, or a list of both.
         logging: settings of the loggers that are given by name.
         trainer: arguments of the Trainer, such as ``{"devices": 2, "precision": "16-mixed"}``, or a Trainer; its own
             loggers and callbacks are used too.

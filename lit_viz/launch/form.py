@@ -27,7 +27,7 @@ from lit_viz.outputs.loading import load_network, load_recorded
 from lit_viz.runs.layout import RECORDED
 from lit_viz.utils.files import check_regular, plain
 from lit_viz.utils.owners import Owner
-from lit_viz.utils.parts import INSTANCE, construct, has_instances, hints_of, plain_arguments
+from lit_viz.utils.parts import INSTANCE, construct, has_instances, hints_of, plain_arguments, short_name
 from lit_viz.utils.yaml_files import config_folder, read_yaml
 
 SECTIONS = ("network", "module", "tasks", "run")
@@ -98,6 +98,32 @@ class Form(MethodForm):
         yield from (RUN, LOGGING, TRAINER, NETWORK)
 
     # Objects
+
+    def runs(self) -> list[Form]:
+        """Return the form of each run: of several attacks one each, in a folder of its name in ``out``.
+
+        Attacks without a radius have no task for each of several radii.
+        """
+        attacks = self.module.get("init_args", {}).get("attack")
+        if not isinstance(attacks, list):
+            return [self]
+        forms: list[Form] = []
+        names: list[str] = []
+        for attack in attacks:
+            form = self.copy()
+            form.choose("attack", [attack])
+            (part,) = (owner for owner in form.parts() if owner.label == "attack")
+            name = short_name(part.kind)
+            names.append(name)
+            vary = form.tasks["init_args"].get("vary") or {}
+            if "eps" not in part.names:
+                vary.pop("eps", None)
+            if form.run.get("out") is not None:
+                number = names.count(name)
+                folder = name if number == 1 else f"{name}_{number}"
+                form.run["out"] = str(Path(form.run["out"], folder))
+            forms.append(form)
+        return forms
 
     def build(self, network: Network) -> tuple[ImageTraining, TaskQueue]:
         """Return the module and the tasks.

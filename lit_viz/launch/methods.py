@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from lit_viz.errors import ArgumentError, LitVizError, require
 from lit_viz.images.sources import picture_size
+from lit_viz.launch.comparison import Comparison, compare_runs
 from lit_viz.launch.execute import execute, finished
 from lit_viz.launch.form import Form, find_config
+from lit_viz.launch.options import RunOptions
 from lit_viz.launch.run import Run
 from lit_viz.launch.specs import METHODS, MethodSpec
 from lit_viz.networks import Network, as_network
@@ -18,6 +20,7 @@ from lit_viz.outputs.loading import split_section
 from lit_viz.utils.formatting import choose_notify
 from lit_viz.utils.owners import Owner
 from lit_viz.utils.parts import classes_in, hints_of
+from lit_viz.utils.process import is_rank_zero
 
 
 def read_config(spec: MethodSpec, name: str | Path | None) -> Form:
@@ -76,8 +79,8 @@ def method_form(
     return form
 
 
-def run_method(name: str, arguments: Mapping[str, Any]) -> Run:
-    """Run a method by the arguments of its short function.
+def run_method(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Run a method by the arguments of its short function; return the run, or the comparison of several attacks.
 
     Args:
         name: name of the function.
@@ -96,5 +99,17 @@ def run_method(name: str, arguments: Mapping[str, Any]) -> Run:
             raise ArgumentError(key, f"must be given to load_network(..., {argument}={value!r})")
     network = as_network(network, size)
     form = method_form(METHODS[name], {**given, **options}, network)
-    module, tasks = form.build(network)
-    return finished(execute(module, tasks, form.options(), notify=choose_notify(progress)))
+    runs: list[Run] = []
+    for one in form.runs():
+        module, tasks = one.build(network)
+        runs.append(finished(execute(module, tasks, one.options(), notify=choose_notify(progress))))
+    return runs[0] if len(runs) == 1 else compared(runs, form.options())
+
+
+def compared(runs: Sequence[Run], options: RunOptions) -> Comparison:
+    """Return the comparison of the runs of one call, which is written to the folder that contains theirs."""
+    comparison = compare_runs([run.compared for run in runs])
+    comparison.runs = runs
+    if options.out is not None and is_rank_zero():
+        comparison.save(options.out, figure=options.figure)
+    return comparison

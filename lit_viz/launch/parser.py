@@ -390,14 +390,17 @@ def _metavar(option: CommandOption) -> str:
 
 @cache
 def helps_of(target: Any) -> dict[str, str]:
-    """Return the descriptions of arguments in docstrings, including base classes, without markup."""
+    """Return the descriptions of arguments in docstrings, including base classes, without markup.
+
+    What follows ``In Python`` is for readers of the docstring alone.
+    """
     texts = [target.__doc__]
     if isinstance(target, type):
         texts = [text for kind in target.__mro__ for text in (kind.__doc__, kind.__init__.__doc__)]  # type: ignore[misc]
     helps: dict[str, str] = {}
     for documented in texts:
         for parameter in parse_docstring(documented or "").params:
-            text = parameter.description or ""
+            text = re.split(r"\sIn\sPython\s", parameter.description or "")[0]
             for pattern, replacement in _MARKUP:
                 text = re.sub(pattern, replacement, text)
             for name in parameter.arg_name.split(","):

@@ -115,7 +115,8 @@ class MethodForm:
     def choose(self, argument: str, value: Any) -> None:
         """Set a part of the module by a short name, a dotted path, a class or an instance.
 
-        Of an argument that admits several parts, ``value`` is also a list of them, or names with commas.
+        Of an argument that admits several parts, ``value`` is also a list of them, or names with commas. Several
+        attacks are those of a run each.
         """
         bases = [base for base in classes_in(hints_of(self.module_class)[argument]) if issubclass(base, Part)]
         if public_path(self.module_class) == _UNIVERSAL and argument == "attack":
@@ -127,9 +128,7 @@ class MethodForm:
         if not chosen:
             raise ArgumentError(argument, f"must name at least one {bases[0].__name__}, got none")
         self.module["init_args"][argument] = chosen if len(chosen) > 1 else chosen[0]
-        if argument == "attack" and len(chosen) > 1:
-            raise LitVizError(f"a run must have one attack, got {len(chosen)}")
-        if argument == "attack":
+        if argument == "attack" and len(chosen) == 1:
             self._follow_attack()
 
     def _follow_attack(self) -> None:
@@ -169,7 +168,8 @@ class MethodForm:
         elif name in hints_of(self.module_class) and _is_choice(self.module_class, name):
             self.choose(name, value)
         else:
-            self._put(owner or self._owner(name), last, value)
+            for receiver in [owner] if owner else self._receivers(name):
+                self._put(receiver, last, value)
 
     def _varied(self) -> dict[str, Any]:
         if "vary" not in hints_of(self.tasks_class):
@@ -178,8 +178,8 @@ class MethodForm:
         self.tasks["init_args"]["vary"] = varied
         return varied
 
-    def _owner(self, name: str) -> Owner:
-        """Return what receives an argument."""
+    def _receivers(self, name: str) -> list[Owner]:
+        """Return what receives an argument: one, or each of several attacks that has it."""
         prefix, _, last = name.rpartition(".")
         found: list[Owner] = []
         for owner in self.owners():
@@ -190,23 +190,23 @@ class MethodForm:
             if last not in owner.names and not (prefix and accepts_any(owner.kind)):
                 continue
             if owner.label in ("tasks", "module"):
-                return owner
+                return [owner]
             found.append(owner)
         parts = [owner for owner in found if owner.path[0] != "run"]
         found = parts or found[:1]
-        if len(found) > 1:
+        if len(found) > 1 and not found[0].label.startswith("attack."):
             names = " and ".join(owner.kind.__name__ for owner in found)
             example = f"{found[0].label}.{last}"
             raise ArgumentError(last, f"is an argument of {names}: give it to one of them, as {example}")
         if not found:
             raise self.unknown(name)
-        return found[0]
+        return found
 
     def unknown(self, name: str) -> LitVizError:
         """Return the error about a name that nothing has."""
         prefix, _, last = name.rpartition(".")
         owners = [owner for owner in self.owners() if not prefix or owner.label.split(".")[0] == prefix.split(".")[0]]
-        attack = next((owner.kind for owner in self.parts() if owner.label == "attack"), None)
+        attack = next((owner.kind for owner in self.parts() if owner.label.startswith("attack")), None)
         if last == "eps" and isinstance(attack, type) and issubclass(attack, Attack):
             return LitVizError(without_radius(attack))
         known: dict[str, None] = {}

@@ -63,8 +63,8 @@ class SaliencyMap(PhotographTraining):
         method: attribution method or methods, which are copied, or their names in
             :data:`~lit_viz.attributions.ATTRIBUTIONS`; ``auto``: ``libra_gradient`` of transformers, otherwise
             ``gradient`` (:func:`~lit_viz.attributions.automatic_method`), which is recorded.
-        reducer: reduction of an attribution ``(C, H, W)`` to the displayed map ``(H, W)``, a name in
-            :data:`~lit_viz.attributions.reducers.REDUCERS`; by default that of the method.
+        reducer: reduction of an attribution ``(C, H, W)`` to the displayed map ``(H, W)``, by name:
+            ``max_abs``, ``sum_abs``, ``l2``, ``positive``, ``above_least`` or ``sum``; by default that of the method.
         tolerance: relative error at which a map is done; by default it takes all its evaluations.
         batch: inputs per step over all slots, also if there is a single photograph.
         gamma: weight of the class that a task's option ``against`` names (see

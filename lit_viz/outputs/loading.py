@@ -70,14 +70,15 @@ def load_network(
         network: ``efficientnet_lite0`` (also 1 and 2; no download); ``zoo/NAME``, a small network of
             :mod:`lit_viz.zoo` (no download); ``torchvision/NAME``, or a member of its ``Weights``; ``timm/NAME``;
             ``transformers/ORG/NAME`` or ``timm/hf-hub:ORG/NAME`` of the Hugging Face Hub, or a folder saved as there;
-            ``package.module:factory`` (importable, also from the current folder); or a module, which is used as it is.
-            Of a module without ``forward``, such as a Lightning module, the only network in it is used.
-        output: what of its return value is scored: an :class:`~lit_viz.networks.outputs.Output`, a name of
-            :data:`OUTPUTS` or ``module:function``, a function of the return value, or an index or key of it. The last
-            three give numbers (:class:`~lit_viz.outputs.Regression`).
+            or ``package.module:factory`` (importable, also from the current folder). Of a module without ``forward``,
+            such as a Lightning module, the only network in it is used. In Python also a module, which is used as it is.
+        output: what of its return value is scored: a name such as ``logits`` or ``region``, or as numbers
+            (:class:`~lit_viz.outputs.Regression`) an index or key of it, or ``module:function`` of it. In Python also
+            an :class:`~lit_viz.networks.outputs.Output`, or a function of the return value.
         prompt: text before the answer, of ``output="answer"`` (:class:`~lit_viz.outputs.Answer`).
-        weights: ``"DEFAULT"`` for published weights (or those of the factory or module); a ``.pth``, ``.safetensors``
-            or Lightning ``.ckpt`` file; a state dict; ``"none"`` or None for random weights, always the same.
+        weights: ``DEFAULT`` for published weights (or those of the factory or module); a ``.pth``, ``.safetensors``
+            or Lightning ``.ckpt`` file; ``none`` for random weights, always the same. In Python also a state dict, or
+            None for random weights.
         labels: class names, or a text file with one per line; by default as published, else ``class 0`` ...
         mean, std: of the normalization, one value or one per channel, in units of [0, 1], or with ``value_range`` in
             the unit of the files; by default as published (torchvision, timm), or of the image processor of a Hugging

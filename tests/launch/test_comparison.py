@@ -108,3 +108,47 @@ def test_attacks_are_compared_at_their_radii_by_the_command(
 def test_folders_without_a_run_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(LitVizError, match="is not a lit_viz run"):
         lv.compare(tmp_path / "missing")
+
+
+def test_several_attacks_are_a_run_each_and_compared(smooth: Network, tmp_path: Path) -> None:
+    labels = smooth.scores(PHOTOGRAPHS).argmax(1).tolist()
+    attacks = ["pgd", lv.attacks.PGD(alpha=0.001, restarts=1), "ddn"]
+    options: dict[str, Any] = {"label": labels, "iterations": 4, "eps": "4/255", "logger": "none"}
+    with pytest.raises(LitVizError, match="eps must be an argument of the instance"):
+        lv.attack(smooth, PHOTOGRAPHS, attack=attacks, **options)
+    attacks[1] = lv.attacks.PGD(eps="4/255", alpha=0.001, restarts=1)
+    del options["eps"]
+    comparison = lv.attack(smooth, PHOTOGRAPHS, attack=attacks, out=tmp_path / "all", **options)
+    assert [run.records[0]["attack"] for run in comparison.runs] == ["pgd", "pgd", "ddn"]
+    assert [run.folder.name for run in comparison.runs] == ["pgd", "pgd_2", "ddn"]
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {
+        "pgd", "pgd_2", "ddn", "comparison.csv", "comparison.png",
+    }  # fmt: skip
+    again = lv.compare([tmp_path / "all" / name for name in ("pgd", "pgd_2", "ddn")])
+    assert [row["fooled in the file"] for row in again.rows] == [row["fooled in the file"] for row in comparison.rows]
+    alone = lv.attack(smooth, PHOTOGRAPHS, attack="ddn", **options)
+    assert torch.equal(alone.images, comparison.runs[2].images)
+
+
+def test_the_command_runs_several_attacks_at_the_radius_of_those_with_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "90")
+    words = ["attack", "zoo:fashion/bag_18", "zoo:fashion/coat_6", "--network", "zoo/fashion_cnn", "--logger", "none"]
+    words += ["--eps", "2/255,4/255", "--attack.pgd.alpha", "1/255", "--iterations", "2", "--out", "all"]
+    words += ["--attack", "fgsm,pgd,ddn"]
+    main([*words, "--count"])
+    assert not Path("all").exists()
+    main(words)
+    printed = capsys.readouterr().out
+    table = printed[printed.index("method ") :].splitlines()
+    assert max(map(len, table[:-3])) <= 90
+    assert "robust at L∞ 4/255" in table[0]
+    assert [line.split()[0] for line in table if line][:4] == ["method", "fgsm", "pgd", "ddn"]
+    assert "results  all/comparison.csv" in printed
+    main([*words, "--resume"])
+    assert capsys.readouterr().out.endswith("results  all/comparison.png\n")
+    with pytest.raises(SystemExit):
+        main([*words[:-1], "pgd,dnd"])
+    assert "there is no attack 'dnd'; did you mean 'ddn'?" in capsys.readouterr().err

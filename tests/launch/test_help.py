@@ -193,3 +193,15 @@ def test_completion_names_the_shells_and_the_missing_package(
     monkeypatch.setitem(__import__("sys").modules, "shtab", None)
     lit_viz("completion", "bash", expect=1)
     assert sentence(capsys).endswith(": pip install 'lit-viz[completion]'")
+
+
+def test_no_help_speaks_python() -> None:
+    """What follows ``In Python`` in a docstring is not in the help of an option."""
+    texts = sorted((Path(__file__).parents[2] / "lit_viz" / "launch" / "help").glob("*.txt"))
+    assert len(texts) > 10
+    for path in texts:
+        words = re.findall(
+            r"Pillow|[Ii]nstances?\b|\bNone\b|\btensors?\b|In Python|LogSchedule|ATTRIBUTIONS|ATTACKS|OUTPUTS",
+            path.read_text(),
+        )
+        assert not words, path.name
