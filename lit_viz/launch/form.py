@@ -7,6 +7,7 @@ line are forms. A module or a queue of tasks is written as ``class_path`` and ``
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class Form(MethodForm):
                 raise LitVizError(f"{source} has the key {key}{hint}")
             if key in SECTIONS and not isinstance(value, (Mapping, type(None))):
                 raise LitVizError(f"{key} of {source} must be a mapping, got {value!r}")
-        form = cls(**{name: _copied(dict(values.get(name) or {})) for name in SECTIONS})
+        form = cls(**{name: deepcopy(dict(values.get(name) or {})) for name in SECTIONS})
         for section in (form.module, form.tasks):
             section.setdefault("init_args", {})
         return form

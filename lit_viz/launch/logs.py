@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
@@ -75,11 +74,14 @@ def log_run(
         LitVizError: the folder is not a run, is in use, is not complete or was changed, there is no such logger, or a
             logger fails.
     """
-    names, loggers = _requested(to)
+    requested = RunOptions(logger=to, logging=settings)
+    names = logger_names([logger for logger in requested.loggers if isinstance(logger, str)])
+    if not (names or requested.own_loggers):
+        raise LitVizError(f"to must name a logger, got {to!r}: choose from {', '.join(LOGGERS)}")
     folder = open_run(path)
     method = stored_method(folder)
     adapters: list[ImageAdapter] = []
-    for logger in loggers:
+    for logger in requested.own_loggers:
         adapters.append(adapter(logger, "iteration"))
     with run_lock(folder.path):
         damaged = verify(folder)
@@ -104,23 +106,6 @@ def log_run(
             f"{path} was not logged to {', '.join(missing.values())}: see the lines above, and log it again"
         )
     return places
-
-
-def _requested(to: Any) -> tuple[list[str], list[Logger]]:
-    """Return the names and the loggers of Lightning in the argument ``to`` of :func:`log_run`."""
-    if not isinstance(to, (str, Logger, list, tuple)):
-        raise LitVizError(f"to must be a logger, the name of one, or a list of them, got {to!r}")
-    words: list[str] = []
-    loggers: list[Logger] = []
-    for value in [to] if isinstance(to, (str, Logger)) else to:
-        if isinstance(value, Logger):
-            loggers.append(value)
-        elif isinstance(value, str):
-            words += value.split(",")
-    names = logger_names(words)
-    if not (names or loggers):
-        raise LitVizError(f"to must name a logger, got {to!r}: choose from {', '.join(LOGGERS)}")
-    return names, loggers
 
 
 def _replay(rows: FolderRows, logs: ImageAdapter) -> None:

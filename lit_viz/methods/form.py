@@ -119,7 +119,7 @@ class MethodForm:
         attacks are those of a run each.
         """
         bases = [base for base in classes_in(hints_of(self.module_class)[argument]) if issubclass(base, Part)]
-        if public_path(self.module_class) == _UNIVERSAL and argument == "attack":
+        if argument == "attack" and public_path(self.module_class) == _UNIVERSAL:
             bases = [Attack]  # another attack has another module
         values = value.split(",") if isinstance(value, str) else value
         chosen = [

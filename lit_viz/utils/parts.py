@@ -281,8 +281,11 @@ def find_class(path: str, bases: Sequence[type], name: str) -> type[Any]:
     if not bases or not module or module.partition(".")[0] in sys.stdlib_module_names:
         raise ArgumentError(name, f"can't be given by class_path, got {path}", value=path)
     try:
-        with current_folder_importable():
-            found = getattr(import_module(module), word)
+        imported = sys.modules.get(module)
+        if imported is None:
+            with current_folder_importable():
+                imported = import_module(module)
+        found = getattr(imported, word)
     except (ImportError, AttributeError, ValueError) as error:
         reason = f"it can't be imported ({first_line(error)})"
         raise LitVizError(f"the class_path of {name} must be a class, got {path}: {reason}") from error
