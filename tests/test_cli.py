@@ -734,7 +734,7 @@ def test_an_interrupted_demo_is_continued_by_one_command(
     monkeypatch.setattr("lit_viz.cli.METHODS", {"visualize": replace(VISUALIZE, demo=("2",))})
     out, options = tmp_path / "my demo", [*small_options, "--iterations", "2"]
     with monkeypatch.context() as patched:
-        patched.setattr("lit_viz.launch.execute.write_report", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patched.setattr("lit_viz.launch.run.write_report", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         lit_viz("demo", "--out", str(out), "--overwrite", *options, expect=130)
     message = capsys.readouterr().err.splitlines()[-1]
     event, _, command = message.partition("; continue with: lit-viz ")
@@ -764,7 +764,7 @@ def test_a_signal_during_the_report_names_the_resume_command(
         os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patched:
-        patched.setattr("lit_viz.launch.execute.write_report", stopped)
+        patched.setattr("lit_viz.launch.run.write_report", stopped)
         lit_viz("visualize", "2", *small_options, "--iterations", "2", "--out", str(run), expect=status)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert f"stopped: all images are done, figure and evidence are not; continue with: lit-viz resume {run}" in (

@@ -31,6 +31,7 @@ from lit_viz.launch.resume import check_identity, check_records, has_progress, o
 from lit_viz.launch.run import (
     Run,
     check_finished,
+    complete,
     evidence_settings,
     give_photographs,
     verify_outcomes,
@@ -39,7 +40,6 @@ from lit_viz.launch.shards import check_shard, process_of_shard
 from lit_viz.launch.trainer import STOPPED_BEFORE_EVIDENCE, build_trainer, continuation, failures_of_run, fit
 from lit_viz.networks import Network
 from lit_viz.presentations import presentation_of
-from lit_viz.report.page import write_report
 from lit_viz.runs.access import is_run, run_lock
 from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
@@ -339,16 +339,9 @@ def _complete(
         if discarded:  # exports of the records
             folder.seal()
         return
+    settings = evidence_settings(options, send) if needs_evidence else None
     try:
-        with folder.files() as shown_folder:
-            shown = run.shown_in(shown_folder)
-            if needs_evidence:
-                with shown.captions():
-                    verify_outcomes(module, shown.outcomes, shown_folder, evidence_settings(options, send))
-            if needs_figure:
-                shown.draw()  # the figure shows evidence
-            write_report(shown_folder, shown.presentation, folder.path)
-        folder.seal()
+        complete(run, module, folder, settings, draws=needs_figure)
     except KeyboardInterrupt as interrupt:
         exit_status = interrupt_exit_status(interrupt)
         raise Interrupted(STOPPED_BEFORE_EVIDENCE, continuation(module, options), exit_status) from interrupt

@@ -664,14 +664,33 @@ def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStora
                 settings.notify(text)
         run = Run(module, folder.queue(), options, folder)
         is_drawn = run.is_drawn and not any(map(is_drawing, damaged))
-        with folder.files() as shown_folder:
-            shown = run.shown_in(shown_folder)
+        return complete(run, module, folder, settings, draws=not is_drawn)
+
+
+def complete(
+    run: Run, module: ImageTraining, folder: FolderStorage, settings: EvidenceSettings | None, *, draws: bool
+) -> bool:
+    """Complete the folder of a run with finished images: evidence, figure and report.
+
+    Args:
+        run, module: the run and its method.
+        folder: its folder.
+        settings: which evidence is computed; None for none.
+        draws: whether the figure is drawn.
+
+    Returns:
+        False if a check has failed.
+    """
+    passed = True
+    with folder.files() as shown_folder:
+        shown = run.shown_in(shown_folder)
+        if settings is not None:
             with shown.captions():
                 passed = verify_outcomes(module, shown.outcomes, shown_folder, settings)
-            if not is_drawn:
-                shown.draw()
-            write_report(shown_folder, shown.presentation, folder.path)
-        folder.seal()
+        if draws:
+            shown.draw()  # the figure shows evidence
+        write_report(shown_folder, shown.presentation, folder.path)
+    folder.seal()
     return passed
 
 

@@ -416,7 +416,7 @@ def test_exports_in_a_run_are_never_read(store: str, runs: Runs, smooth: Network
 # -- two processes, and killed ones
 
 
-@pytest.mark.parametrize("place", ["lit_viz.runs.merging.link", "lit_viz.launch.execute.verify_outcomes"])
+@pytest.mark.parametrize("place", ["lit_viz.runs.merging.link", "lit_viz.launch.run.verify_outcomes"])
 @pytest.mark.parametrize("store", STORES)
 def test_of_two_merges_at_once_one_runs(
     store: str, place: str, runs: Runs, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,6 @@ from lit_viz.attacks import ATTACKS
 from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.errors import Interrupted, LitVizError
-from lit_viz.launch import execute as execute_module
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network
@@ -260,7 +259,7 @@ def test_an_old_report_does_not_mark_a_resumed_run_as_complete(
     """The resume is killed before its evidence is written."""
     lose(run, 1)
     assert (run / "report.html").exists()
-    monkeypatch.setattr(execute_module, "write_report", lambda *_: pytest.fail("killed"))
+    monkeypatch.setattr("lit_viz.launch.run.write_report", lambda *_: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
         lv.resume(run, smooth)
     assert not (run / "report.html").exists()

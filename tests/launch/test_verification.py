@@ -17,7 +17,6 @@ import lit_viz as lv
 from lit_viz.engine.step import Step
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
-from lit_viz.launch import execute as execute_module
 from lit_viz.networks import Network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import LAST_CHECKPOINT
@@ -297,13 +296,11 @@ def test_a_run_that_was_killed_after_its_images_computes_none_again(
     owners = {
         "verify": "lit_viz.evidence.verifier.OutcomeVerifier.verify",
         "draw": "lit_viz.launch.run.Run.draw",
+        "write_report": "lit_viz.launch.run.write_report",
         "seal": "lit_viz.runs.folder.FolderStorage.seal",
     }
     with monkeypatch.context() as patch:
-        if place == "write_report":
-            patch.setattr(execute_module, place, lambda *_: pytest.fail("killed"))
-        else:
-            patch.setattr(owners[place], lambda *_: pytest.fail("killed"))
+        patch.setattr(owners[place], lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             saliency(smooth, run, captum="captum")
     with pytest.raises(LitVizError, match="run is unfinished: lit-viz resume"):
