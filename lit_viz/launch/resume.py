@@ -128,17 +128,13 @@ def check_unchanged(path: Path, before: Form, now: Form) -> None:
 
 
 def changed_arguments(before: Form, now: Form) -> Iterator[tuple[str, Any, Any]]:
-    """Yield name, old and new value of each argument that differs and determines the images."""
+    """Yield name, old and new value of each argument of both forms that differs and determines the images."""
     for section in ("network", "module", "tasks"):
         old, new = (plain_arguments(getattr(form, section)) for form in (before, now))
-        if section != "network":
-            if not _is_same_part(old.get("class_path"), new.get("class_path")):
-                yield section, old.get("class_path"), new.get("class_path")
-            old, new = old.get("init_args") or {}, new.get("init_args") or {}
-        for name in new:
-            if name in old and not (section == "module" and name in CHANGEABLE):
-                prefix = "network." if section == "network" else ""
-                yield from _differences(old[name], new[name], f"{prefix}{name}")
+        for name, *values in _differences(old, new, section):
+            argument = name if section == "network" else name.removeprefix(f"{section}.")
+            if section != "module" or argument not in CHANGEABLE:
+                yield argument, values[0], values[1]
     old, new = (_precision(form.run.get("trainer")) for form in (before, now))
     if old != new:
         yield "trainer.precision", old, new
@@ -179,37 +175,36 @@ def open_or_create(options: RunOptions, form: Form) -> tuple[FolderStorage, bool
 
 def _differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, old value and new value of each value that differs; an absent one has its default."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        if not _is_same_part(before, now):
-            yield name, before.get("class_path"), now.get("class_path")
-            return
+    pairs: list[tuple[Any, Any, str]] = []
+    if isinstance(before, dict) and isinstance(now, dict) and _is_same_part(before, now):
         old, new = (value.get("init_args", value) for value in (before, now))
-        for key in old:
-            if key in new and key != "class_path":
-                yield from _differences(old[key], new[key], f"{name}.{key}")
-        return
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for old, new in zip(before, now, strict=True):
-            yield from _differences(old, new, name)
-        return
-    if before == now or _repeats(before, now) or _repeats(now, before) or _is_fraction(now, before):
-        return
-    if None in (before, now) or not _is_same_part(before, now):
-        yield name, before, now
+        pairs = [(old[key], new[key], f"{name}.{key}") for key in old if key in new and key != "class_path"]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(old, new, name) for old, new in zip(before, now, strict=True)]
+    elif not _is_same_value(before, now):
+        yield name, _shown(before), _shown(now)
+    for old, new, of_pair in pairs:
+        yield from _differences(old, new, of_pair)
+
+
+def _shown(value: Any) -> Any:
+    """Return the class of a part; another value unchanged."""
+    return value.get("class_path", value) if isinstance(value, dict) else value
+
+
+def _is_same_value(before: Any, now: Any) -> bool:
+    """Return whether two values are the same, in another form too: one for several, or a radius ``8/255``."""
+    if before == now or _repeats(before, now) or _repeats(now, before):
+        return True
+    if isinstance(now, str) and isinstance(before, float):
+        with suppress(LitVizError):
+            return parse_radius(now) == before
+    return None not in (before, now) and _is_same_part(before, now)
 
 
 def _repeats(values: Any, value: Any) -> bool:
     """Return whether a list is one value repeated, such as the sides of a square or a mean for all channels."""
     return isinstance(values, list) and len(values) > 0 and all(element == value for element in values)
-
-
-def _is_fraction(text: Any, number: Any) -> bool:
-    """Return whether a text is a number as a radius may be given, ``8/255``."""
-    if not isinstance(text, str) or not isinstance(number, float):
-        return False
-    with suppress(LitVizError):
-        return parse_radius(text) == number
-    return False
 
 
 def _is_same_part(before: Any, now: Any) -> bool:
