@@ -533,7 +533,7 @@ LOGGER = Dummy(
             '    "json": Registration("JSON", "JSONLogger", "JSONAdapter"),\n',
             '    "csv": Registration("CSV", "CSVLogger", "CSVAdapter"),\n',
         ),
-        Edit("lit_viz/launch/execute.py", ",json", "(``wandb,tensorboard,mlflow"),
+        Edit("lit_viz/launch/execute.py", ",json", "``wandb,tensorboard,mlflow"),
         Edit("lit_viz/api.py", ", ``json``", "to: ``wandb``"),
         Edit(
             "docs/options.md",
