@@ -9,11 +9,11 @@ from typing import Any, overload
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from lit_viz.attacks import Attack
-from lit_viz.attributions import Attribution
+from lit_viz.attacks import ATTACKS, Attack
+from lit_viz.attributions import ATTRIBUTIONS, Attribution
 from lit_viz.engine.failures import gradients_enabled
 from lit_viz.errors import LitVizError, require
-from lit_viz.images import Parameterization
+from lit_viz.images import Fourier, Parameterization
 from lit_viz.images.reading import Fit
 from lit_viz.images.sources import ImageLike, Images, Normalization, picture_size
 from lit_viz.launch.answers import texts_by_name
@@ -26,17 +26,19 @@ from lit_viz.launch.methods import run_method
 from lit_viz.launch.resume import changed_form, stored_form, stored_module, stored_tasks
 from lit_viz.launch.run import Paths, Run, check_folder, check_settings
 from lit_viz.loggers.base import LoggerSettings
+from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap
 from lit_viz.methods.tasks import Classes
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.loading import load
 from lit_viz.objectives import Objective
 from lit_viz.objectives.layers import Axis
-from lit_viz.optim import StepRule
+from lit_viz.optim import Adam, StepRule
 from lit_viz.presentations import FigureFormat
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.tar_store import open_run
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import Notify, choose_notify, remark
+from lit_viz.utils.parts import constructor_parameters
 
 MethodLike = str | Attribution | type[Attribution]
 
@@ -90,7 +92,7 @@ def visualize(
         seed: seed of the first image; image i uses ``seed + i``. Default: the configuration's, or 0.
         config: YAML file, or name of a packaged configuration, with other defaults of the arguments.
         out: run folder. Default: nothing is written.
-        progress: show progress and messages. Default: in notebooks.
+        progress: show progress and messages. Default: in notebooks both, in scripts the progress of long runs.
         options: other arguments of :class:`~lit_viz.methods.ClassVisualization` and of its picture
             (``size=``, ``group=``, ``views=`` ...), of one of its parts (``lr=``), and of :func:`run` (``logger=``,
             ``resume=`` ...).
@@ -157,7 +159,7 @@ def saliency(
         seed: seed of the first map; map i uses ``seed + i``. Default: the configuration's, or 0.
         config: YAML file, or name of a packaged configuration, with other defaults of the arguments.
         out: run folder. Default: nothing is written.
-        progress: show progress and messages. Default: in notebooks.
+        progress: show progress and messages. Default: in notebooks both, in scripts the progress of long runs.
         options: other arguments of :class:`~lit_viz.methods.SaliencyMap` (``iterations=``, ``tolerance=``,
             ``reducer=`` ...), of the method (``sigma=``, ``layer=`` ...) and of :func:`run` (``captum=``, ``logger=``,
             ``resume=`` ...).
@@ -234,7 +236,7 @@ def attack(
         seed: seed of the first image; image i uses ``seed + i``. Default: the configuration's, or 0.
         config: YAML file, or name of a packaged configuration, with other defaults of the arguments.
         out: run folder. Default: nothing is written.
-        progress: show progress and messages. Default: in notebooks.
+        progress: show progress and messages. Default: in notebooks both, in scripts the progress of long runs.
         options: other arguments of :class:`~lit_viz.methods.AdversarialExample` (``iterations=``, ``transforms=`` ...),
             of the attack (``norm=``, ``alpha=``, ``restarts=`` ...) and of :func:`run` (``explain=``, ``logger=`` ...).
 
@@ -301,7 +303,7 @@ def check(
         trust: also attack the images that were not fooled within eps by random points, Square and a large eps.
         images: files or folders of photographs with which class images are compared, layer by layer; the class is the
             name of the folder, or else the prediction. It does not change the verdict.
-        progress: show messages. Default: in notebooks.
+        progress: show messages.
 
     Returns:
         True if no check has failed.
@@ -315,7 +317,7 @@ def check(
     form = stored_form(stored)
     module = stored_module(stored, form, stored_network(network, form, stored))
     options = form.options()
-    settings = check_settings(module, options, faithfulness, trust, choose_notify(progress), images)
+    settings = check_settings(module, options, faithfulness, trust, choose_notify(progress is not False), images)
     return check_folder(module, options, stored, settings)
 
 
@@ -333,7 +335,7 @@ def resume(
     Args:
         folder: run folder.
         network: the network, if the run was started with a module.
-        progress: show progress and messages. Default: in notebooks.
+        progress: show progress and messages. Default: in notebooks both, in scripts the progress of long runs.
         options: arguments to change: ``slots``, ``compile``, ``devices_mode``, and arguments of :func:`run`, such as
             ``trainer={"accelerator": "cpu"}``.
 
@@ -458,6 +460,21 @@ def compare(
 
 
 # -- helpers
+
+
+def _state_options(function: Any, module: type[Any], parts: Mapping[str, type[Any]]) -> None:
+    """Add the arguments of a module and its parts, which are keywords of a short function, to its docstring."""
+    lines = ["", "    Options by owner:"]
+    for name, kind in {module.__name__: module, **parts}.items():
+        options = [option for option in constructor_parameters(kind) if option not in ("network", "images")]
+        if options:
+            lines.append(f"        {name}: {', '.join(options)}")
+    function.__doc__ = (function.__doc__ or "") + "\n".join([*lines, "    "])
+
+
+_state_options(visualize, ClassVisualization, {"Adam": Adam, "Fourier": Fourier})
+_state_options(saliency, SaliencyMap, ATTRIBUTIONS)
+_state_options(attack, AdversarialExample, ATTACKS)
 
 
 #: Arguments of a network that describe its images.

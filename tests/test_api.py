@@ -594,3 +594,19 @@ def test_the_images_of_a_run_in_memory_are_freed_with_it(smooth: Network) -> Non
         assert [result() for result in results] == [None] * 3
     finally:
         gc.enable()
+
+
+def test_help_lists_the_options_of_the_parts() -> None:
+    saliency, attack = lv.saliency.__doc__ or "", lv.attack.__doc__ or ""
+    assert "smoothgrad: sigma, backprop" in saliency
+    assert "SaliencyMap: method, reducer, tolerance" in saliency
+    assert "pgd: norm, eps, alpha" in attack
+
+
+def test_check_prints_its_verdicts(smooth: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = lv.saliency(smooth, torch.rand(1, 3, 16, 16), captum="none", out=tmp_path / "run")
+    assert capsys.readouterr().err == ""
+    assert run.check()
+    assert "1 of 1 compared maps agree with Captum" in capsys.readouterr().err
+    assert lv.check(tmp_path / "run", smooth, progress=False)
+    assert capsys.readouterr().err == ""

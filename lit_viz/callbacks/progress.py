@@ -12,11 +12,11 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 from lit_viz.engine.module import ImageTraining, RunProgress
-from lit_viz.utils.formatting import Notify, is_notebook, notify, pluralize, remark
+from lit_viz.utils.formatting import Notify, ignore, is_notebook, notify, pluralize, remark
 
 _MIN_IMAGES_FOR_RATE = 32  # below it, images per second are not shown
 _REFRESH_SECONDS = 0.1
-_LINE_SECONDS = 30.0  # between lines in a log file
+_LINE_SECONDS = 10.0  # between lines in a log file, and before the progress of a script is shown
 
 
 class Progress(Callback):
@@ -24,16 +24,17 @@ class Progress(Callback):
     objective, speed and remaining time on stderr.
 
     A notebook shows a line that is updated. If stderr is neither a terminal nor a notebook, one line is printed at the
-    start, every 30 seconds, and at the end.
+    start, every 10 seconds, and at the end.
 
     Args:
-        notify: receives the notes; None shows nothing, and logs the notes of the network.
+        notify: receives the notes; :func:`~lit_viz.utils.formatting.ignore` shows nothing. None, of scripts, logs the
+            notes of the network, and shows progress from the tenth second on.
         console: output, by default stderr.
     """
 
     def __init__(self, notify: Notify | None = notify, console: Console | None = None) -> None:
         self.notify = notify
-        self.quiet = notify is None
+        self.quiet = notify is ignore
         self.console = console or Console(stderr=True, emoji=False)
         self._bar: Bar | None = None
         self._display: Any = None  # of IPython
@@ -53,7 +54,9 @@ class Progress(Callback):
         if self.quiet:
             return
         progress = self._start = module.progress()
-        self._started = time.monotonic()
+        self._started = self._refreshed = time.monotonic()
+        if self.notify is None:  # the progress of a script is shown if the run is long
+            return
         if is_notebook():
             from IPython.display import display
 
@@ -64,23 +67,27 @@ class Progress(Callback):
             updates = pluralize(progress.updates_total, "update")
             limit = ", more if an image starts again" if module.restarts else " at most"
             self._print(f"{pluralize(progress.total, 'image')}, {updates}{limit}")
-            self._refreshed = self._started
             return
+        self._start_bar()
+        self._refresh(progress)
+
+    def _start_bar(self) -> None:
         columns = (TextColumn("{task.fields[images]}"), BarColumn(24), TextColumn("{task.fields[state]}"))
         self._bar = Bar(*columns, console=self.console, auto_refresh=False, transient=True)
-        self._bar_task = self._bar.add_task("", total=max(progress.updates_total, 1), images="", state="")
+        self._bar_task = self._bar.add_task("", total=None, images="", state="")
         self._bar.start()
-        self._refresh(progress)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Refresh the bar, at most ten times per second; without one, print a line every 30 seconds."""
+        """Refresh the bar, at most ten times per second; without one, print a line every 10 seconds."""
         if self.quiet:
             return
         is_updated = self._bar is not None or self._display is not None
         due = _REFRESH_SECONDS if is_updated else _LINE_SECONDS
         if time.monotonic() - self._refreshed >= due:
+            if self.console.is_terminal and not is_updated:
+                self._start_bar()
             self._refresh(cast(ImageTraining, pl_module).progress())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -139,7 +146,8 @@ class Progress(Callback):
         if self._display is not None:
             self._refresh(cast(ImageTraining, module).progress())
             self._display = None
-        if self.quiet or not self._started:
+        is_long = self.notify is not None or time.monotonic() - self._started >= _LINE_SECONDS
+        if self.quiet or not self._started or not is_long:
             return
         progress = cast(ImageTraining, module).progress()
         finished = progress.ended - progress.failed - progress.skipped

@@ -91,7 +91,7 @@ def run(module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> Run:
             in float16 and without copies of photographs that lie in files. Figure, report and evidence are then of a
             sample of 100 tasks.
         store_arrays: with ``tar``, also store the maps with their channels, in float32.
-        progress: show progress and messages. Default: in notebooks.
+        progress: show progress and messages. Default: in notebooks both, in scripts the progress of long runs.
 
     Returns:
         The results: images, maps, records, evidence and figure.

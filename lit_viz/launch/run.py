@@ -413,14 +413,14 @@ class Run:
             faithfulness: also compute saliency metrics.
             trust: also run stronger attacks on images that an attack with a budget did not fool.
             images: files or folders with which class images are compared.
-            progress: show messages. Default: in notebooks.
+            progress: show messages.
 
         Returns:
             True if no check has failed.
         """
         if self._storage is None:
             return True
-        notify = choose_notify(progress)
+        notify = choose_notify(progress is not False)
         settings = check_settings(self._module, self._options, faithfulness, trust, notify, images)
         if isinstance(self._storage, FolderStorage):
             passed = check_folder(self._module, self._options, self._storage, settings)

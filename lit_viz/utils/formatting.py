@@ -47,10 +47,13 @@ def is_notebook() -> bool:
 
 
 def choose_notify(progress: bool | None) -> Notify | None:
-    """Return :func:`notify` if progress is printed, by default in notebooks only."""
+    """Return what prints messages: :func:`notify` with ``progress``, :func:`ignore` without.
+
+    By default it is that of notebooks; of scripts None, with which a run prints progress alone, and only if it is long.
+    """
     if progress is None:
-        progress = is_notebook()
-    return notify if progress else None
+        return notify if is_notebook() else None
+    return notify if progress else ignore
 
 
 def warn_caller(message: str) -> None:

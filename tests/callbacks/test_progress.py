@@ -8,6 +8,7 @@ from rich.console import Console
 from lit_viz.callbacks import progress as module_under_test
 from lit_viz.callbacks.progress import Progress
 from lit_viz.networks import Network
+from lit_viz.utils.formatting import ignore
 
 ZERO = SimpleNamespace(is_global_zero=True)
 
@@ -66,15 +67,14 @@ def on(terminal):
     return file, Progress(console=Console(file=file, force_terminal=terminal, width=120, color_system=None))
 
 
-def test_a_log_file_gets_two_lines(clock):
+def test_a_log_file_gets_a_first_and_a_last_line(clock):
     file, callback = on(terminal=False)
     module = Module()
     run(callback, module, clock)
     callback.on_train_end(ZERO, module)
-    assert file.getvalue().splitlines() == [
-        "4 images, 400 updates at most",
-        "2 of 4 images done (1 failed, 1 skipped): 20.0 s, 20 it/s",
-    ]
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "4 images, 400 updates at most"
+    assert lines[-1] == "2 of 4 images done (1 failed, 1 skipped): 20.0 s, 20 it/s"
 
 
 def test_restarts_add_to_the_number_of_updates(clock):
@@ -84,18 +84,18 @@ def test_restarts_add_to_the_number_of_updates(clock):
     run(callback, module, clock)
     module.updates = 0  # an image has started again
     callback.on_train_end(ZERO, module)
-    first, last = file.getvalue().splitlines()
+    first, *_, last = file.getvalue().splitlines()
     assert first == "4 images, 400 updates, more if an image starts again"
     assert last.endswith("20.0 s, 0 it/s")
 
 
-def test_a_log_file_of_a_long_run_gets_a_line_every_half_minute(clock):
+def test_a_log_file_of_a_long_run_gets_a_line_every_ten_seconds(clock):
     file, callback = on(terminal=False)
     module = Module()
     run(callback, module, clock, steps_a_second=4)
     callback.on_train_end(ZERO, module)
     lines = file.getvalue().splitlines()
-    assert lines[1:-1] == [
+    assert lines[3:-1:3] == [
         "1/4 images · iteration 20 · p = 0.30 · 4 it/s · 0:01:10 left",
         "2/4 images · iteration 40 · p = 0.60 · 4 it/s · 0:00:40 left",
         "3/4 images · iteration 60 · p = 0.90 · 4 it/s · 0:00:10 left",
@@ -162,3 +162,21 @@ def test_notes_precede_the_run(clock, caplog):
     for _ in range(2):
         Progress(None).on_train_start(ZERO, module)
     assert caplog.messages == ["a note of the network"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_script_shows_the_progress_of_long_runs_alone(terminal, clock):
+    for steps_a_second in (50, 16):  # 8 seconds, 25 seconds
+        file = io.StringIO()
+        callback = Progress(None, Console(file=file, force_terminal=terminal, width=120, color_system=None))
+        module = Module()
+        run(callback, module, clock, steps_a_second=steps_a_second)
+        callback.on_train_end(ZERO, module)
+        if steps_a_second == 50:
+            assert file.getvalue() == ""
+    assert "iteration 60 · p = 0.40 · 16 it/s · 0:00:15 left" in file.getvalue()
+    assert file.getvalue().splitlines()[-1].endswith("2 of 4 images done (1 failed, 1 skipped): 25.0 s, 16 it/s")
+    silent = Progress(ignore, Console(file=file, force_terminal=terminal))
+    before = file.getvalue()
+    run(silent, Module(), clock, steps_a_second=1)
+    assert file.getvalue() == before
