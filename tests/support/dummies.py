@@ -534,7 +534,7 @@ LOGGER = Dummy(
             '    "csv": Registration("CSV", "CSVLogger", "CSVAdapter"),\n',
         ),
         Edit("lit_viz/launch/execute.py", ",json", "``wandb,tensorboard,mlflow"),
-        Edit("lit_viz/api.py", ", ``json``", "to: ``wandb``"),
+        Edit("lit_viz/api.py", ", ``json``", "to: one or several of ``wandb``"),
         Edit(
             "docs/options.md",
             "| `json` | `json/` | lines of `rows.jsonl` | summary |\n",
