@@ -33,6 +33,7 @@ from lit_viz.networks.loading import load
 from lit_viz.objectives import Objective
 from lit_viz.objectives.layers import Axis
 from lit_viz.optim import Adam, StepRule
+from lit_viz.outputs.loading import load_recorded
 from lit_viz.presentations import FigureFormat
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.tar_store import open_run
@@ -489,7 +490,7 @@ def _path(name: str, value: Any) -> str:
 def stored_network(network: Network | nn.Module | None, form: Form, folder: FolderStorage) -> Network:
     """Return the network of a run; a module gets the recorded labels and normalization, others must have them."""
     if network is None:
-        return form.load_network()
+        return load_recorded(form.network)
     recorded = {name: value for name, value in form.network.items() if name in _OF_IMAGES or name == "labels"}
     if form.network.get("multi_label") is not None:
         recorded["multi_label"] = form.network["multi_label"]

@@ -61,7 +61,7 @@ _ALL_OPTIONS = "--help-all"
 
 
 @dataclass(frozen=True)
-class Entry:
+class CommandEntry:
     """An entry of the list of commands.
 
     Attributes:
@@ -180,10 +180,10 @@ def _dispatch(arguments: list[str]) -> None:
     known[name].run(rest)
 
 
-def commands() -> dict[str, Entry]:
+def commands() -> dict[str, CommandEntry]:
     """Return the commands by name, in the order of the help."""
-    methods = {name: Entry(spec.words, spec.summary, partial(_method, name)) for name, spec in METHODS.items()}
-    demo = Entry("", "all methods on packaged images, offline", _demo, needs_words=False)
+    methods = {name: CommandEntry(spec.words, spec.summary, partial(_method, name)) for name, spec in METHODS.items()}
+    demo = CommandEntry("", "all methods on packaged images, offline", _demo, needs_words=False)
     return {"demo": demo, **methods, **_OTHER_COMMANDS}
 
 
@@ -239,6 +239,7 @@ def _method(name: str, words: Sequence[str], others: Mapping[str, Any] | None = 
         from lit_viz.launch.form import Form
         from lit_viz.launch.methods import compared
         from lit_viz.launch.options import check_folder_is_new, default_folder
+        from lit_viz.outputs.loading import load_recorded
 
     spec = METHODS[name]
     form, values = form_of_words(spec, words, others)
@@ -251,7 +252,7 @@ def _method(name: str, words: Sequence[str], others: Mapping[str, Any] | None = 
     if spec.config and not values.keys() & {spec.positional, "layer", "config"}:
         defaults = ", ".join(map(str, form.tasks["init_args"].get(spec.positional, ())))
         notify(f"no {spec.positional} given, using the default of --config {spec.config}: {defaults}")
-    network = form.load_network()
+    network = load_recorded(form.network)
     if values.get("layer") is not None and "config" not in values:  # of which the network decides on the configuration
         form, _ = form_of_words(spec, words, others, network)
     built = [(*one.build(network), one.options()) for one in form.runs()]
@@ -496,18 +497,18 @@ def _completion(words: list[str]) -> None:
 
 
 _OTHER_COMMANDS = {
-    "check": Entry("RUN", "compute all evidence of a run", _check),
-    "resume": Entry("RUN", "continue a run, or print the results of a finished one", _resume),
-    "status": Entry("RUN ...", "how far runs and shards are, and which make no progress", _status),
-    "compare": Entry("RUN RUN ...", "compare methods or attacks of runs: one table and figure", _compare),
-    "merge": Entry("SHARD ... --out RUN", "merge the shards of a run, with evidence, figure and report", _merge),
-    "log": Entry("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV", _log),
-    "epochs": Entry("FOLDER", "draw the results of a probe by epoch", _epochs),
-    "read": Entry("PHOTO_OR_FOLDER ...", "print the text that a network says or reads of each image", _read),
-    "classes": Entry("tarant", "find a class by a part of its name", _classes, needs_words=False),
-    "layers": Entry("NETWORK", "list the layers of a network", _layers, needs_words=False),
-    "microscope": Entry("NETWORK --layers PATTERNS", "pages of the units of a network", _microscope),
-    "completion": Entry("bash", "print the completion for a shell", _completion),
+    "check": CommandEntry("RUN", "compute all evidence of a run", _check),
+    "resume": CommandEntry("RUN", "continue a run, or print the results of a finished one", _resume),
+    "status": CommandEntry("RUN ...", "how far runs and shards are, and which make no progress", _status),
+    "compare": CommandEntry("RUN RUN ...", "compare methods or attacks of runs: one table and figure", _compare),
+    "merge": CommandEntry("SHARD ... --out RUN", "merge the shards of a run, with evidence, figure and report", _merge),
+    "log": CommandEntry("RUN --to wandb", "log a run folder to W&B, TensorBoard, MLflow or CSV", _log),
+    "epochs": CommandEntry("FOLDER", "draw the results of a probe by epoch", _epochs),
+    "read": CommandEntry("PHOTO_OR_FOLDER ...", "print the text that a network says or reads of each image", _read),
+    "classes": CommandEntry("tarant", "find a class by a part of its name", _classes, needs_words=False),
+    "layers": CommandEntry("NETWORK", "list the layers of a network", _layers, needs_words=False),
+    "microscope": CommandEntry("NETWORK --layers PATTERNS", "pages of the units of a network", _microscope),
+    "completion": CommandEntry("bash", "print the completion for a shell", _completion),
 }
 
 # -- results

@@ -38,6 +38,7 @@ from lit_viz.images.formats import LEVELS
 from lit_viz.launch.resume import stored_form
 from lit_viz.methods import AdversarialExample
 from lit_viz.networks import FrozenNetwork, Network
+from lit_viz.outputs.loading import load_recorded
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.formatting import Notify, notify, text_table
@@ -253,7 +254,7 @@ def compare_run(folder: Path | str, network: Network | None = None) -> list[Comp
     if not issubclass(form.module_class, AdversarialExample):
         raise LitVizError(f"{folder} must be a run of lit-viz attack on single photographs")
     if network is None:
-        network = form.load_network()
+        network = load_recorded(form.network)
     module = form.build_module(network)
     assert isinstance(module, AdversarialExample)
     if module.transforms.transforms:

@@ -43,6 +43,7 @@ from lit_viz.networks import Network
 from lit_viz.objectives.base import Outputs
 from lit_viz.objectives.classes import Margin
 from lit_viz.outputs import load_network
+from lit_viz.outputs.loading import load_recorded
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record
 from lit_viz.utils.formatting import notify
@@ -113,7 +114,7 @@ def network_name(values: Mapping[str, Any]) -> str:
 def built(values: Mapping[str, Any]) -> tuple[ImageTraining, TaskQueue, RunOptions]:
     """Return the module, the tasks and the options of a run."""
     form = method_form(COMMAND, values)
-    module, tasks = form.build(form.load_network())
+    module, tasks = form.build(load_recorded(form.network))
     return module, tasks, form.options()
 
 

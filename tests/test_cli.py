@@ -743,7 +743,7 @@ def test_an_interrupted_demo_is_continued_by_one_command(
     lit_viz(*shlex.split(command))
     assert (out / "visualize" / "report.html").exists()
     with monkeypatch.context() as patched:
-        patched.setattr("lit_viz.launch.form.load_recorded", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        patched.setattr("lit_viz.outputs.loading.load_recorded", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
         lit_viz(*shlex.split(command), expect=130)
     assert capsys.readouterr().err.splitlines()[-1] == f"lit-viz: stopped; continue with: lit-viz {command}"
 
@@ -780,7 +780,7 @@ def test_an_interrupt_before_the_first_step_leaves_no_folder(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lit_viz.launch.form.load_recorded", interrupted)
+    monkeypatch.setattr("lit_viz.outputs.loading.load_recorded", interrupted)
     lit_viz("visualize", "2", *small_options, "--out", str(tmp_path / "run"), expect=130)
     assert not (tmp_path / "run").exists()
 

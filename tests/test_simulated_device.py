@@ -42,6 +42,7 @@ from lit_viz.launch.execute import execute
 from lit_viz.launch.methods import METHODS, method_form
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
+from lit_viz.outputs.loading import load_recorded
 
 ROOT = Path(__file__).parents[1]
 
@@ -319,7 +320,7 @@ def runs() -> dict[str, Run]:
         def run(smooth: Network, kinked: Network, k: int) -> lv.Run:
             values = parse_method(command, [*options.split()[1:], "--iterations", str(k)])
             form = method_form(command, values)
-            module, tasks = form.build(form.load_network())
+            module, tasks = form.build(load_recorded(form.network))
             return execute(module, tasks, form.options(), moves_network=True)
 
         return run

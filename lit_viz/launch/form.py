@@ -24,7 +24,7 @@ from lit_viz.loggers.base import LoggerSettings
 from lit_viz.methods.form import MethodForm
 from lit_viz.networks import Network
 from lit_viz.networks.loading import at_size
-from lit_viz.outputs.loading import load_network, load_recorded
+from lit_viz.outputs.loading import load_network
 from lit_viz.runs.layout import RECORDED
 from lit_viz.utils.files import check_regular, plain
 from lit_viz.utils.owners import Owner
@@ -150,14 +150,6 @@ class Form(MethodForm):
                 raise LitVizError(f"{name} is not an argument of run{did_you_mean(str(name), hints)}")
             arguments[name] = construct(value, hints[name], name)
         return RunOptions(**arguments)
-
-    def load_network(self) -> Network:
-        """Load the network.
-
-        Raises:
-            LitVizError: it was passed as a module, or can't be loaded.
-        """
-        return load_recorded(self.network)
 
     @classmethod
     def of(cls, module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> Form:

@@ -25,7 +25,7 @@ from lit_viz.launch.specs import METHODS
 from lit_viz.loggers import LOGGERS, logger_names
 from lit_viz.loggers.base import LoggerSettings
 from lit_viz.presentations import FigureFormat, FigureOptions, Presentation, presentation_of
-from lit_viz.runs.access import check_new, is_run
+from lit_viz.runs.access import check_new, check_usable, is_run
 from lit_viz.runs.tar_store import Store
 from lit_viz.types import slug
 from lit_viz.utils.checking import check_fields, check_types
@@ -238,5 +238,10 @@ def check_folder_is_new(options: RunOptions) -> None:
     Raises:
         LitVizError: it holds a run that is neither continued nor replaced, or other files.
     """
-    if options.folder is not None and not (options.continues and is_run(options.folder)):
-        check_new(options.folder, options.overwrite, extra_files())
+    folder = options.folder
+    if folder is None:
+        return
+    if not is_run(folder):
+        check_usable(folder)
+    elif not options.continues:
+        check_new(folder, options.overwrite, extra_files())

@@ -104,7 +104,9 @@ class SaliencyMap(PhotographTraining):
             raise LitVizError("method must name at least one saliency method, got none: try gradient")
         require(tolerance is None or tolerance > 0, "tolerance must be positive", tolerance, hint="try 0.5")
         check_at_least_one(batch=batch)
-        names = distinct_names([short_name(type(m)) for m in methods], [settings_of(m) for m in methods])
+        names = [short_name(type(m)) for m in methods]
+        if len({*names}) < len(names):
+            names = distinct_names(names, [settings_of(m) for m in methods])
         self.methods = dict(zip(names, methods, strict=True))
         if len(self.methods) < len(methods):
             raise LitVizError(f"saliency methods of a run must differ, got {', '.join(names)}: give other settings")

@@ -190,7 +190,10 @@ class ImageTasks(TaskQueue):
         reading = FileOptions(axes, fill, clip)
         network = as_network(network)
         _check_tiles(network, images, tile, overlap)
-        sizes, targets = _varying_images(vary or {}, target, network)
+        sizes: list[float] = []
+        targets: list[str | int] = []
+        if vary:
+            sizes, targets = _varying_images(vary, target, network)
         label = _label_for_all(label, network)
         if is_dataset(images):
             dataset = DatasetImages(images, normalization, network.bands, axes)  # type: ignore[arg-type]

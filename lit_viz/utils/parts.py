@@ -49,12 +49,13 @@ class Part:
     def __new__(cls: type[PartT], *args: Any, **kwargs: Any) -> PartT:
         """Record and check the arguments. A copy is made without any, and then receives the attributes."""
         part = object.__new__(cls)
+        signature, names = _constructor(cls)
         try:
-            bound = _signature(cls).bind(part, *args, **kwargs)
+            bound = signature.bind(part, *args, **kwargs)
         except TypeError:  # which the constructor raises, unless the name of an argument is wrong
-            check_values(cls.__name__, kwargs, hints_of(cls), _keywords(cls))
+            check_values(cls.__name__, kwargs, hints_of(cls), names)
             return part
-        check_values(cls.__name__, _by_name(bound), hints_of(cls), _keywords(cls))
+        check_values(cls.__name__, _by_name(bound), hints_of(cls), names)
         if not is_dataclass(cls):
             bound.apply_defaults()
             vars(part)[_RECORDED] = _by_name(bound)
@@ -118,21 +119,18 @@ def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
 
 
 @_cached
-def _signature(kind: Any) -> inspect.Signature:
+def _constructor(kind: Any) -> tuple[inspect.Signature, Collection[str] | None]:
+    """Return the signature of the constructor of a class, and the names of its arguments; None if it takes any."""
     if kind.__init__ is object.__init__:  # which names *args and **kwargs
-        return inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)])
-    return inspect.signature(kind.__init__)
-
-
-@_cached
-def _keywords(kind: Any) -> Collection[str] | None:
-    """Return the names of the arguments of a class; None if it takes any."""
-    constructors = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base) and base is not object]
-    for constructor in constructors:
-        parameters = inspect.signature(constructor).parameters.values()
+        return inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]), ()
+    signature = inspect.signature(kind.__init__)
+    for base in kind.__mro__:
+        if base is object or "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            return {*constructor_parameters(kind), *_signature(kind).parameters}  # with *args
-    return None if constructors else ()
+            return signature, {*constructor_parameters(kind), *signature.parameters}  # with *args
+    return signature, None
 
 
 def plain_arguments(value: Any) -> Any:
