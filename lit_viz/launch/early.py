@@ -1,7 +1,7 @@
-"""Errors of a command line that are found before torch is imported: options, names, files, folders and classes.
+"""Errors of a command line that are reported before torch is imported: options, names, files, folders and classes.
 
-``help/options.json`` has the options of each command, written from its parser by ``scripts/write_help.py``. What is
-not found here, the parser and the parts find.
+``help/options.json`` has the options of each command, written from its parser by ``scripts/write_help.py``. The
+parser and the parts report other errors.
 """
 
 from __future__ import annotations
@@ -122,12 +122,12 @@ def check_words(command: str, words: Sequence[str]) -> None:
     parts_are_packaged = _check_parts(command, read, options)
     has_others = command == "resume" or not parts_are_packaged  # options of the run, or of a user's part
     if read.unknown and not has_others:
-        known = [word for word, option in options.items() if option.shown]
+        visible = [word for word, option in options.items() if option.shown]
         hidden = [word for word, option in options.items() if not option.shown]
-        raise unknown_option(f"lit-viz {command}", read.unknown, known, hidden)
+        raise unknown_option(f"lit-viz {command}", read.unknown, visible, hidden)
     if command in _OF_RUNS:
         _check_runs(read.positional if command == "compare" else read.positional[:1])
-    if read.unknown:  # whether it has a value is not known
+    if read.unknown:  # which may have a value
         return
     spec = METHODS.get(command)
     if spec is None:
@@ -167,8 +167,8 @@ def read_words(command: str, words: Sequence[str], options: Mapping[str, Option]
         spellings = dict.fromkeys((word, f"--{word[2:].replace('-', '_')}"))
         numbers = {"0": 0, "1": None, "+": "+"}
         parser.add_argument(*spellings, dest=option.name, action=_Collected, nargs=numbers[option.values])
-    found, unknown = parser.parsed(words)
-    values = dict(vars(found))
+    namespace, unknown = parser.parsed(words)
+    values = dict(vars(namespace))
     positional = values.pop("positional", [])
     given: dict[str, list[str]] = {}
     spelled: dict[str, str] = {}
@@ -179,7 +179,7 @@ def read_words(command: str, words: Sequence[str], options: Mapping[str, Option]
 
 
 def _check_parts(command: str, read: Words, options: Mapping[str, Option]) -> bool:
-    """Check the names of parts and configurations; return whether all are packaged, so that all options are known."""
+    """Check the names of parts and configurations; return whether all are packaged, so that the table is complete."""
     are_packaged = True
     named = {option.name: option for option in options.values() if option.names}
     for argument, option in named.items():
@@ -204,16 +204,16 @@ def _single_names(texts: Iterable[str]) -> Iterator[str]:
             yield from filter(None, map(str.strip, text.split(",")))
 
 
-def unknown_option(program: str, word: str, known: Sequence[str], hidden: Sequence[str]) -> LitVizError:
+def unknown_option(program: str, word: str, visible: Sequence[str], hidden: Sequence[str]) -> LitVizError:
     """Return the error about a word that is no option.
 
     Args:
         program: the command, ``lit-viz saliency``.
         word: the word, ``--metod=gradient``.
-        known: words of the options that the help shows.
-        hidden: words of others.
+        visible: words of the options in the help.
+        hidden: words of other options.
     """
-    known, hidden = _without_negations(known), _without_negations(hidden)
+    visible, hidden = _without_negations(visible), _without_negations(hidden)
     if not word.startswith("--"):
         if word.startswith("-"):
             return LitVizError(f"unrecognized option {word}: options start with two dashes, such as --out")
@@ -223,11 +223,11 @@ def unknown_option(program: str, word: str, known: Sequence[str], hidden: Sequen
     prefix, dot, last = name[2:].rpartition(".")
     section = f"--{prefix}{dot}"  # --method.smoothgrad.
     other = "alpha" if last == "lr" else OTHER_NAMES.get(last.replace("-", "_"))
-    if other is not None and f"--{other}" in known:
+    if other is not None and f"--{other}" in visible:
         return LitVizError(f"{name} is not available: use --{other}")
-    in_section = [option.removeprefix(section) for option in (*known, *hidden) if dot and option.startswith(section)]
+    in_section = [option.removeprefix(section) for option in (*visible, *hidden) if dot and option.startswith(section)]
     hint = did_you_mean(last, [f"--{option}" for option in in_section]).replace("--", section)
-    hint = hint or did_you_mean(name, known) or did_you_mean(name, hidden)
+    hint = hint or did_you_mean(name, visible) or did_you_mean(name, hidden)
     return LitVizError(f"unrecognized option {given}{hint or f': see {program} --help'}")
 
 
