@@ -102,8 +102,7 @@ class Answer(Output):
         self.has_parts = per == "token"
         self.pixels, self.start = pixels, start
         self.decision: Decision = decision
-        self._is_exclusive = rule_of(decision).is_exclusive
-        if self._is_exclusive:
+        if rule_of(decision).is_exclusive:
             self.unit = "mean log-probability of a token"
         self._size: tuple[int, int] | None = None
         self._ids: list[Tensor] = []  # tokens of each answer ``(T,)``
@@ -223,8 +222,8 @@ class Answer(Output):
         # With a forced first token, the second one is the first that the network decides on.
         forced = getattr(getattr(network, "generation_config", None), "forced_bos_token_id", None)
         count = 1 if forced is None else 2
-        said = self._generate(network, image, min_new_tokens=count, max_new_tokens=count)
-        self._prefix = said.sequences[:, :-1]
+        generated = self._generate(network, image, min_new_tokens=count, max_new_tokens=count)
+        self._prefix = generated.sequences[:, :-1]
         self._forced = count - 1
 
     def _text_arguments(self, image: Tensor) -> dict[str, Tensor]:
@@ -264,11 +263,11 @@ class Answer(Output):
         """
         count = self._forced + _COMPARED_TOKENS
         places = sorted(image_tokens(network, self.processor)) or None
-        said = self._generate(
+        generated = self._generate(
             network, image, min_new_tokens=count, max_new_tokens=count, suppress_tokens=places, output_logits=True
         )
-        tokens = said.sequences[0, self._prefix.shape[1] :]
-        expected = torch.cat(said.logits)[self._forced :].to(tokens.device)
+        tokens = generated.sequences[0, self._prefix.shape[1] :]
+        expected = torch.cat(generated.logits)[self._forced :].to(tokens.device)
         pixels = self._arguments_of_images(image)
         difference = torch.inf
         for self._token_type in (0, 1):
@@ -348,16 +347,16 @@ class Answer(Output):
             encoded: outputs of the encoder for another answer; None if there are none.
         """
         prefix = self._prefix.to(ids.device).expand(images, -1)
-        said = torch.cat([prefix, ids.expand(images, -1)], 1)
+        tokens = torch.cat([prefix, ids.expand(images, -1)], 1)
         given: dict[str, Any] = dict(arguments)
         if self._is_encoder_decoder:
             for name, value in self._text.items():
                 given[name] = _repeated(value, images).to(ids.device)
-            given["decoder_input_ids"] = said[:, :-1]
+            given["decoder_input_ids"] = tokens[:, :-1]
             if encoded is not None:
                 given["encoder_outputs"] = encoded
         else:
-            given |= self._extended_text(said, images)
+            given |= self._extended_text(tokens, images)
         returned = network(**given, use_cache=False)
         logits: Tensor = returned.logits[:, -len(ids) :]
         if self._is_encoder_decoder:
@@ -366,21 +365,21 @@ class Answer(Output):
             return logits, BaseModelOutput(last_hidden_state=returned.encoder_last_hidden_state)
         return logits, None
 
-    def _extended_text(self, said: Tensor, images: int) -> dict[str, Tensor]:
+    def _extended_text(self, tokens: Tensor, images: int) -> dict[str, Tensor]:
         """Return the arguments of a decoder for the prompt and an answer ``(N, P + T)`` without its last token."""
-        said = said[:, :-1]
+        tokens = tokens[:, :-1]
         before = self._prefix.shape[1]
-        extended: dict[str, Tensor] = {"input_ids": said}
+        extended: dict[str, Tensor] = {"input_ids": tokens}
         length = self._text["input_ids"].shape[1] if "input_ids" in self._text else 0
         for name, value in self._text.items():
-            value = _repeated(value, images).to(said.device)
+            value = _repeated(value, images).to(tokens.device)
             if name == "input_ids":
                 continue
             if value.ndim == 2 and value.shape[1] == length:
                 fill = 1 if name == "attention_mask" else 0
                 if name == "token_type_ids":
                     fill = self._token_type
-                rest = said.shape[1] - min(before, length)
+                rest = tokens.shape[1] - min(before, length)
                 value = torch.cat([value[:, :before], value.new_full((images, rest), fill)], 1)
             extended[name] = value
         return extended
@@ -393,7 +392,7 @@ class Answer(Output):
             if self.per == "token":
                 return log_odds
             log_p = functional.logsigmoid(log_odds)
-            if self._is_exclusive:
+            if rule_of(self.decision).is_exclusive:
                 columns.append(log_p.mean(1))
             else:
                 columns.append(text_log_odds(log_p.sum(1)))
@@ -405,7 +404,7 @@ class Answer(Output):
         It is positive exactly where greedy decoding says the answer; per token, where the text begins with the answer
         up to the token. Exclusive scores decide by themselves.
         """
-        if self._is_exclusive:
+        if rule_of(self.decision).is_exclusive:
             return self.scores(returned, images)
         columns = []
         for logits, ids in zip(returned, self._ids, strict=True):
@@ -433,13 +432,13 @@ class Answer(Output):
         longest = max([len(ids) for ids in self._ids]) + self._forced + 1
         texts = []
         for n in range(len(levels)):
-            said = self._generate(network, levels[n : n + 1], max_new_tokens=max(_MOST_TOKENS, longest))
-            texts.append(self._decoded(said.sequences[0, self._prefix.shape[1] :]))
+            generated = self._generate(network, levels[n : n + 1], max_new_tokens=max(_MOST_TOKENS, longest))
+            texts.append(self._decoded(generated.sequences[0, self._prefix.shape[1] :]))
         return texts
 
     def agrees(self, text: str, index: int, *, is_said: bool) -> bool | None:
         """Return whether a text is the answer of a score, or begins with it up to a token, as the decision has it."""
-        if self._is_exclusive:
+        if rule_of(self.decision).is_exclusive:
             return None
         ids = self._ids[0 if self.per == "token" else index]
         if self.per == "token":
@@ -456,7 +455,7 @@ class Answer(Output):
 
 
 def _vision_module(network: nn.Module) -> str | None:
-    """Return the name of the submodule that processes the image; None if it is not known."""
+    """Return the name of the submodule that processes the image; None without one."""
     for last_part in _VISION:
         names: list[str] = [name for name, _ in network.named_modules() if name.rpartition(".")[2] == last_part]
         if names:
