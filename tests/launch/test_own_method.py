@@ -293,3 +293,31 @@ def test_its_short_function_and_the_module_are_the_same(smooth: Network) -> None
     assert torch.equal(by_name.images, by_objects.images)
     with pytest.raises(lv.LitVizError, match="did you mean 'gray'"):
         fade(smooth, "packaged:chelsea", grey=0.4)
+
+
+def test_its_shards_are_merged_and_compared(
+    folder: Path,
+    lit_viz: Callable[..., None],
+    small_options: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    words = ["fade", *PHOTOGRAPHS, "--gray", "0.4", "--iterations", "8", *small_options]
+    for shard in ("0/2", "1/2"):
+        lit_viz(*words, "--out", str(tmp_path / "shards"), "--shard", shard)
+    lit_viz("merge", str(tmp_path / "shards"), "--out", str(tmp_path / "merged"))
+    merged, whole = records_in(tmp_path / "merged"), records_in(folder)
+    assert [record["metrics"] for record in merged] == [record["metrics"] for record in whole]
+    capsys.readouterr()
+    lit_viz("compare", str(folder), "--out", str(tmp_path / "compared"))
+    assert "Faded photographs" in capsys.readouterr().out
+
+
+def test_its_results_are_stored_in_tars(
+    lit_viz: Callable[..., None], small_options: list[str], tmp_path: Path, folder: Path
+) -> None:
+    words = ["fade", *PHOTOGRAPHS, "--gray", "0.4", "--iterations", "8", *small_options]
+    lit_viz(*words, "--out", str(tmp_path / "tars"), "--store", "tar")
+    lit_viz("check", str(tmp_path / "tars"))
+    stored, whole = records_in(tmp_path / "tars"), records_in(folder)
+    assert [record["metrics"] for record in stored] == [record["metrics"] for record in whole]
