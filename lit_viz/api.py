@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 from pytorch_lightning.loggers import Logger
-from torch import nn
+from torch import Tensor, nn
 
 from lit_viz.attacks import ATTACKS, Attack
 from lit_viz.attributions import ATTRIBUTIONS, Attribution
@@ -41,7 +41,7 @@ from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import Notify, choose_notify, remark
 from lit_viz.utils.parts import constructor_parameters
 
-MethodLike = str | Attribution | type[Attribution]
+MethodLike = str | Attribution | type[Attribution] | Callable[..., Tensor]
 
 __all__ = ["attack", "check", "compare", "log", "merge", "read", "resume", "run", "saliency", "visualize"]
 
@@ -152,8 +152,10 @@ def saliency(
             ``runner-up``, the most probable class other than the target. The explained score is
             ``z_target - gamma * z_against``, with ``gamma=1`` by default.
         method: one or several saliency methods, by name. Default: ``auto``, of transformers ``libra_gradient`` as far
-            as its rule applies, otherwise ``gradient``. In Python also instances such as ``GradCAM(layer="blocks.6")``;
-            names are those of :data:`lit_viz.attributions.ATTRIBUTIONS`.
+            as its rule applies, otherwise ``gradient``. A function of your own is given by its
+            path ``module:function`` (:class:`~lit_viz.attributions.FunctionMap`). In Python also instances such as
+            ``GradCAM(layer="blocks.6")``, and the function itself; names are those of
+            :data:`lit_viz.attributions.ATTRIBUTIONS`.
         normalization: mean and standard deviation of floating-point arrays and tensors, or of the images of a dataset,
             which are removed. Default: from the transform of a dataset.
         vary: ``{"target": [...]}``: every target for each image.

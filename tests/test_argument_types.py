@@ -35,8 +35,8 @@ CALLS: dict[str, Callable[[Network, Path], Any]] = {
     "logging must be an instance of LoggerSettings, got 'a'": lambda net, run: lv.log(run, logging="a"),  # type: ignore[arg-type]
     "to must be a name or an instance of Logger or a list of them, got None": lambda net, run: lv.log(run, to=None),  # type: ignore[arg-type]
     "a radius must be a number such as 0.0157 or 4/255, got 'x'": lambda net, run: lv.attacks.PGD(eps="x"),
-    "method must be an instance of Attribution or a name or a list of them, got 5": lambda net, run: lv.SaliencyMap(
-        net, method=5
+    "method must be an instance of Attribution, a function, a name or a list of them, got 5": lambda net, run: (
+        lv.SaliencyMap(net, method=5)
     ),  # type: ignore[arg-type]
     "path must be a path, got None": lambda net, run: lv.callbacks.RunFolder(None),  # type: ignore[arg-type]
     "every must be a number, got 'often'": lambda net, run: lv.callbacks.ExactCheckpoint(None, "often"),  # type: ignore[arg-type]

@@ -6,11 +6,12 @@ from lit_viz.attributions.attention import AttentionMap
 from lit_viz.attributions.attention_gradient import AttentionGradient
 from lit_viz.attributions.attention_rollout import AttentionRollout
 from lit_viz.attributions.automatic import AUTO, automatic_method
-from lit_viz.attributions.base import Attribution, Estimator, Sampling, attribute
+from lit_viz.attributions.base import Attribution, Estimator, Sampling, add_rows, attribute, gather_rows, keys
 from lit_viz.attributions.deep_lift import DeepLift
 from lit_viz.attributions.expected_gradients import ExpectedGradients
 from lit_viz.attributions.extremal_perturbation import ExtremalPerturbation
 from lit_viz.attributions.feature_ablation import FeatureAblation
+from lit_viz.attributions.function_map import FunctionMap
 from lit_viz.attributions.grad_cam import GradCAM, GradCAMPlusPlus, GuidedGradCAM, HiResCAM, LayerCAM
 from lit_viz.attributions.gradient import Deconvolution, Gradient, GuidedBackprop, InputXGradient, LibraGradient
 from lit_viz.attributions.gradient_shap import GradientShap
@@ -20,7 +21,7 @@ from lit_viz.attributions.legrad import LeGrad
 from lit_viz.attributions.occlusion import Occlusion
 from lit_viz.attributions.rise import RISE
 from lit_viz.attributions.shapley_interactions import ShapleyInteractions
-from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad
+from lit_viz.attributions.smoothgrad import SmoothGrad, SmoothGradSquared, VarGrad, noise
 
 #: Saliency methods by their names in commands, records and figures.
 ATTRIBUTIONS: dict[str, type[Attribution]] = {
@@ -76,6 +77,7 @@ __all__ = [
     "ExpectedGradients",
     "ExtremalPerturbation",
     "FeatureAblation",
+    "FunctionMap",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
@@ -95,7 +97,11 @@ __all__ = [
     "SmoothGrad",
     "SmoothGradSquared",
     "VarGrad",
+    "add_rows",
     "attribute",
     "automatic_method",
+    "gather_rows",
+    "keys",
+    "noise",
     "title_of",
 ]

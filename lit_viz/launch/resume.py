@@ -148,7 +148,7 @@ def _precision(trainer: Any) -> str:
 def _imports(options: Any) -> Iterator[str]:
     """Yield the classes and factories in stored options of other libraries."""
     if isinstance(options, Mapping):
-        named = [options.get("name"), options.get("reshape")]
+        named = [options.get(key) for key in ("name", "reshape", "function", "read", "element")]
         names = [options.get("class_path"), *(name for name in named if ":" in str(name))]
         yield from (str(name) for name in names if name and re.split(r"[.:/]", str(name))[0] not in _LIBRARIES)
     for value in options.values() if isinstance(options, Mapping) else options if isinstance(options, list) else ():

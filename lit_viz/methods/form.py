@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from lit_viz.attacks import Attack, Universal, without_radius
 from lit_viz.attacks.norms import parse_radius
-from lit_viz.attributions import AUTO
+from lit_viz.attributions import AUTO, Attribution, FunctionMap
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import OTHER_NAMES, ArgumentError, LitVizError, did_you_mean, require
@@ -316,6 +316,9 @@ def _chosen(value: Any, bases: Sequence[type], argument: str) -> Any:
         return {"class_path": value, "init_args": {}}
     if isinstance(value, str) and value.strip() == AUTO:
         return AUTO
+    is_path = isinstance(value, str) and ":" in value
+    if Attribution in bases and (is_path or callable(value)):
+        return {"class_path": FunctionMap, "init_args": {"function": value}}
     if isinstance(value, str):
         return {"class_path": find_named(value.strip(), bases, argument), "init_args": {}}
     raise ArgumentError(argument, f"must be a name or an instance, got {value!r}", value=value)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lit_viz.attributions import ATTRIBUTIONS, AUTO, Attribution, automatic_method
+from lit_viz.attributions import ATTRIBUTIONS, AUTO, Attribution, FunctionMap, automatic_method
 from lit_viz.attributions.reducers import SIGNED, reduce_channels
 from lit_viz.attributions.reducers import reducer as find_reducer
 from lit_viz.attributions.terms import empty_record
@@ -20,7 +20,7 @@ from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule, check_at_least_one
 from lit_viz.engine.slots import select_rows
 from lit_viz.engine.snapshots import Result, Snapshot
-from lit_viz.errors import ArgumentError, LitVizError, check_shape, find_part, require
+from lit_viz.errors import ArgumentError, LitVizError, check_shape, find_part, require, value_text
 from lit_viz.images.rasters import mask_of
 from lit_viz.images.rendering import BandBars, Heat, has_both_signs
 from lit_viz.methods.goals import check_numbers
@@ -60,7 +60,8 @@ class SaliencyMap(PhotographTraining):
 
     Args:
         network: frozen network, a module or a name.
-        method: attribution method or methods, which are copied, or their names in
+        method: attribution method or methods, which are copied, functions
+            (:class:`~lit_viz.attributions.FunctionMap`), or their names in
             :data:`~lit_viz.attributions.ATTRIBUTIONS`; ``auto``: ``libra_gradient`` of transformers, otherwise
             ``gradient`` (:func:`~lit_viz.attributions.automatic_method`), which is recorded.
         reducer: reduction of an attribution ``(C, H, W)`` to the displayed map ``(H, W)``, by name:
@@ -87,7 +88,7 @@ class SaliencyMap(PhotographTraining):
         self,
         network: Network | nn.Module | str,
         *,
-        method: Attribution | str | Sequence[Attribution | str] = AUTO,
+        method: Attribution | str | Callable[..., Tensor] | Sequence[Attribution | str | Callable[..., Tensor]] = AUTO,
         reducer: str | None = None,
         tolerance: float | None = None,
         batch: int = 16,
@@ -98,13 +99,13 @@ class SaliencyMap(PhotographTraining):
         **options: Any,
     ) -> None:
         network = as_network(network)
-        given = [method] if isinstance(method, (Attribution, str)) else method
+        given = method if isinstance(method, (list, tuple)) else [method]
         methods = [_made(m, network) for m in given]
         if not methods:
             raise LitVizError("method must name at least one saliency method, got none: try gradient")
         require(tolerance is None or tolerance > 0, "tolerance must be positive", tolerance, hint="try 0.5")
         check_at_least_one(batch=batch)
-        names = [short_name(type(m)) for m in methods]
+        names = [_name_of(m) for m in methods]
         if len({*names}) < len(names):
             names = distinct_names(names, [settings_of(m) for m in methods])
         self.methods = dict(zip(names, methods, strict=True))
@@ -496,10 +497,19 @@ class _TasksOfMethods(LazySequence[Task]):
         return self._with_method(self._tasks[place], position, self._methods[method])
 
 
-def _made(method: Attribution | str, network: Network) -> Attribution:
-    """Return a copy of a method, or the method of a name."""
+def _name_of(method: Attribution) -> str:
+    """Return the name of a method in records: that of its function, or of its class."""
+    return method.name if isinstance(method, FunctionMap) else short_name(type(method))
+
+
+def _made(method: Any, network: Network) -> Attribution:
+    """Return a copy of a method, or the method of a name or a function."""
     if isinstance(method, Attribution):
         return copy.copy(method)
+    if callable(method):
+        return FunctionMap(method)
+    names = "an instance of Attribution, a function, a name or a list of them"
+    require(isinstance(method, str), f"method must be {names}", value_text(method))
     name = automatic_method(network) if method == AUTO else method
     return find_part(name, ATTRIBUTIONS, "saliency method")()
 

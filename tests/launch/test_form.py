@@ -56,6 +56,7 @@ MADE: dict[type[Part], Callable[[], Part]] = {
     Adapted: lambda: Adapted(torch.optim.Adam, 0.01, betas=(0.8, 0.9)),
     Constant: lambda: Constant(0.1),
     Cosine: lambda: Cosine(0.1),
+    attributions.FunctionMap: lambda: attributions.FunctionMap("tests.support.networks:smooth_network"),
     GradientAscent: lambda: GradientAscent(0.5),
     NormalizedAscent: lambda: NormalizedAscent(0.5),
     outputs.Embedding: lambda: outputs.Embedding(["packaged:chelsea", "packaged:coffee"]),
