@@ -5,7 +5,9 @@ python scripts/write_help.py
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from lit_viz.attributions import ATTRIBUTIONS, Attribution
 from lit_viz.cli import commands
 from lit_viz.commands import command_parser, help_text
 from lit_viz.evidence.saliency.captum_reference import counterpart_of
-from lit_viz.launch.early import as_table
 from lit_viz.launch.form import config_names
 from lit_viz.launch.parser import CommandOption, option_text
 from lit_viz.launch.specs import METHODS
@@ -84,6 +85,25 @@ def entries_of(command: str, words: list[str]) -> list[dict[str, Any]]:
                 entry["part"] = f"{command} config"
             entries.append(entry)
     return entries
+
+
+def as_table(commands: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[str, Sequence[str]]) -> str:
+    """Return the text of ``help/options.json``; see :func:`lit_viz.launch.early.options_of`.
+
+    Args:
+        commands: entries of each command: ``word``, ``name``, ``values``, ``shown``, and ``part`` where it names one.
+        names: names of the parts by the ``part`` of entries.
+    """
+    lines = ["{", '"names": {']
+    lines.append(",\n".join(f"{json.dumps(part)}: {json.dumps(list(of_part))}" for part, of_part in names.items()))
+    lines.append('},\n"commands": {')
+    texts = []
+    for name, entries in commands.items():
+        rows = ",\n".join(json.dumps(entry) for entry in entries)
+        texts.append(f"{json.dumps(name)}: [\n{rows}\n]")
+    lines.append(",\n".join(texts))
+    lines.append("}\n}\n")
+    return "\n".join(lines)
 
 
 def options_page() -> str:

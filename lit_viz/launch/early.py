@@ -284,22 +284,3 @@ def _check_classes(spec: MethodSpec, read: Words) -> None:
 def _is_file(text: str) -> bool:
     """Return whether a text is a table of classes, or another file."""
     return Path(text).suffix != "" or Path(text).exists()
-
-
-def as_table(commands: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[str, Sequence[str]]) -> str:
-    """Return the text of ``help/options.json``; see :func:`options_of`.
-
-    Args:
-        commands: entries of each command: ``word``, ``name``, ``values``, ``shown``, and ``part`` where it names one.
-        names: names of the parts by the ``part`` of entries.
-    """
-    lines = ["{", '"names": {']
-    lines.append(",\n".join(f"{json.dumps(part)}: {json.dumps(list(of_part))}" for part, of_part in names.items()))
-    lines.append('},\n"commands": {')
-    texts = []
-    for name, entries in commands.items():
-        rows = ",\n".join(json.dumps(entry) for entry in entries)
-        texts.append(f"{json.dumps(name)}: [\n{rows}\n]")
-    lines.append(",\n".join(texts))
-    lines.append("}\n}\n")
-    return "\n".join(lines)
