@@ -254,7 +254,9 @@ def _method(name: str, words: Sequence[str], others: Mapping[str, Any] | None = 
         notify(f"no {spec.positional} given, using the default of --config {spec.config}: {defaults}")
     network = load_recorded(form.network)
     if values.get("layer") is not None and "config" not in values:  # of which the network decides on the configuration
+        out = form.run.get("out")
         form, _ = form_of_words(spec, words, others, network)
+        form.run["out"] = out
     built = [(*one.build(network), one.options()) for one in form.runs()]
     if values.get("count"):
         print(format_cost([run_cost(module, tasks) for module, tasks, _ in built]))
