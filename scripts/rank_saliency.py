@@ -1,4 +1,4 @@
-"""Rank the saliency methods by tests with a ground truth and by proxies (docs/which_map.md).
+"""Rank the saliency methods by tests with a ground truth and by proxies (docs/which_map_tables.md).
 
 python scripts/rank_saliency.py --tests closed planted cells                       # without photographs
 python scripts/rank_saliency.py --photographs FOLDER                               # all tests
@@ -80,7 +80,7 @@ from tests.support.closed_forms import UNITS, closed_form_errors, unit_errors
 
 #: Agreement of two halves of the images below which the order of the methods is noise.
 LEAST_TAU = 0.8
-PAGE = Path(__file__).parents[1] / "docs" / "which_map.md"
+PAGE = Path(__file__).parents[1] / "docs" / "which_map_tables.md"
 TESTS = ("closed", "planted", "bands", "pairs", "cells", "mosaics", "mosaics9", "removal", "gains")
 TITLES = {
     "planted": "planted evidence: share of the glyph among the 36 most salient pixels",
