@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import lit_viz
 from lit_viz.attacks import ATTACKS, Attack
@@ -21,6 +21,7 @@ from lit_viz.launch.form import config_names
 from lit_viz.launch.parser import CommandOption, option_text
 from lit_viz.launch.specs import METHODS
 from lit_viz.runs.evidence import NOT_IN_CAPTUM
+from lit_viz.utils.checking import choices_of, described, types_of
 from lit_viz.utils.parts import named_classes
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +80,8 @@ def entries_of(command: str, words: list[str]) -> list[dict[str, Any]]:
     for option in parser.entries.values():
         for word in option.words:
             entry = {"word": word, "name": option.name, "values": option.values, "shown": option in shown}
+            if takes_choices(option.hint):
+                entry |= {"choices": choices_of(option.hint), "described": described(option.hint)}
             if option.name in parts:
                 entry["part"] = option.name
             elif option.name == "config":
@@ -104,6 +107,12 @@ def as_table(commands: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping
     lines.append(",\n".join(texts))
     lines.append("}\n}\n")
     return "\n".join(lines)
+
+
+def takes_choices(hint: Any) -> bool:
+    """Return whether an option takes one of some words, and nothing else."""
+    kinds = [kind for kind in types_of(hint) if kind is not type(None)]
+    return bool(kinds) and all(get_origin(kind) is Literal for kind in kinds)
 
 
 def options_page() -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from lit_viz.attributions.base import GradientRule
 from lit_viz.attributions.baselines import BaselineLike
 from lit_viz.attributions.gradient_shap import GradientShap
-from lit_viz.images.reading import PACKAGED, PACKAGED_PREFIX
+from lit_viz.images.reading import PACKAGED_PREFIX
+from lit_viz.utils.files import PACKAGED
 
 _DEFAULT = tuple(map(f"{PACKAGED_PREFIX}{{}}".format, PACKAGED))
 

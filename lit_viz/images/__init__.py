@@ -3,7 +3,7 @@
 from lit_viz.images.canvas import Canvas
 from lit_viz.images.parameterizations import MACO, Fourier, Parameterization, Pixels, encoding_error
 from lit_viz.images.priors import L2, Clamp, GaussianBlur, Prior, Projection, SquaredL2, TotalVariation
-from lit_viz.images.reading import Photograph, packaged_photograph, read_photograph, to_uint8
+from lit_viz.images.reading import Photograph, read_photograph, to_uint8
 from lit_viz.images.transforms import (
     Blur,
     ColorShift,
@@ -22,6 +22,7 @@ from lit_viz.images.transforms import (
     Shear,
     Transform,
 )
+from lit_viz.utils.files import packaged_photograph
 
 #: Parameterizations by name.
 PARAMETERIZATIONS: dict[str, type[Parameterization]] = {"pixels": Pixels, "fourier": Fourier, "maco": MACO}

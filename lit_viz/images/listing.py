@@ -16,9 +16,14 @@ from lit_viz.images.reading import (
     NAMED_PREFIXES,
     PACKAGED_PREFIX,
     ZOO_PREFIX,
-    packaged_photograph,
 )
-from lit_viz.utils.files import check_regular, missing_file_error, non_utf8_name_error, utf8_name
+from lit_viz.utils.files import (
+    check_regular,
+    missing_file_error,
+    non_utf8_name_error,
+    packaged_photograph,
+    utf8_name,
+)
 from lit_viz.utils.formatting import pluralize
 from lit_viz.zoo import photograph_names
 

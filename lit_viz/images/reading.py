@@ -6,7 +6,6 @@ holds in the file, and a file of the network's size is read without change.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import struct
@@ -29,7 +28,7 @@ from torch.nn import functional
 from lit_viz.errors import LitVizError, did_you_mean, first_line, require
 from lit_viz.networks.resizing import Resizing
 from lit_viz.types import Tile
-from lit_viz.utils.files import check_regular, missing_file_error
+from lit_viz.utils.files import check_regular, missing_file_error, packaged_photograph
 from lit_viz.zoo import photograph_file
 
 #: How a picture is fitted to a size: largest centered box, stretched, or with gray borders.
@@ -37,15 +36,6 @@ Fit = Literal["crop", "squash", "pad"]
 #: (x0, y0, x1, y1): the upper left and the lower right corner.
 Box = tuple[float, float, float, float]
 _Plane = npt.NDArray[np.float32]
-
-PACKAGED = {
-    "astronaut": "astronaut.png",
-    "chelsea": "chelsea.png",
-    "coffee": "coffee.png",
-    "motorcycle_left": "motorcycle_left.png",
-    "rocket": "rocket.jpg",
-}
-"""Photographs of scikit-image: chelsea is a tabby cat, coffee an espresso."""
 
 PACKAGED_PREFIX = "packaged:"
 ZOO_PREFIX = "zoo:"
@@ -108,7 +98,7 @@ def read_photograph(
     requested size is neither resampled nor cropped.
 
     Args:
-        source: file; ``"packaged:chelsea"`` for a photograph of scikit-image (see ``PACKAGED``);
+        source: file; ``"packaged:chelsea"`` for a photograph of scikit-image;
             ``"zoo:fashion/bag_18"`` for an image of :mod:`lit_viz.zoo`; or a picture
             ``(C, H, W)``, uint8 or in [0, 1], C = 3 or 1. A picture of the requested shape is not rounded.
         size: (height, width) of the result.
@@ -210,19 +200,6 @@ def from_pil(image: Image.Image) -> Tensor:
     if bool((levels == levels.round()).all()):
         return levels.byte()
     return levels / 255
-
-
-def packaged_photograph(name: str) -> Path:
-    """Return the path of a photograph of ``PACKAGED``."""
-    if name not in PACKAGED:
-        hint = did_you_mean(name, PACKAGED) or f": there are {', '.join(PACKAGED)}"
-        raise LitVizError(f"no packaged photograph is called {name!r}{hint}")
-    spec = importlib.util.find_spec("skimage")
-    for folder in (spec and spec.submodule_search_locations) or []:
-        path = Path(folder) / "data" / PACKAGED[name]
-        if path.is_file():
-            return path
-    raise LitVizError(f"the packaged photograph {name!r} requires scikit-image, which is not installed")
 
 
 # -- bytes

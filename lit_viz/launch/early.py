@@ -17,13 +17,16 @@ from typing import Any, NoReturn
 
 from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean, find_part
 from lit_viz.launch.specs import METHODS, MethodSpec
-from lit_viz.utils.files import missing_file_error, non_utf8_name_error
+from lit_viz.utils.files import missing_file_error, non_utf8_name_error, packaged_photograph
 from lit_viz.utils.labels import find_class, imagenet_labels
 
 #: Prefixes of images that are no files.
 _NAMED_IMAGES = ("packaged:", "zoo:", "array:")
-#: Commands whose positional word is the folder of a run.
+#: Commands whose positional word is the folder of a run, or words are those of several.
 _OF_RUNS = ("check", "compare", "resume", "log")
+#: Commands whose positional words are folders, and options that they require.
+_OF_FOLDERS = ("status", "merge")
+_REQUIRED = {"merge": ("out",), "microscope": ("layers", "images", "out")}
 #: Options whose value is a class, or several.
 _CLASSES = ("target", "label", "against")
 #: Values of these options that are no classes.
@@ -41,12 +44,15 @@ class Option:
         values: number of values: none of a flag, one, or ``+`` of several words.
         shown: whether the help shows it.
         names: names of the part that its value chooses; empty if it is no part.
+        choices, described: the words that it takes, and how a message describes them; empty if it takes others.
     """
 
     name: str
     values: str = "1"
     shown: bool = True
     names: Sequence[str] = ()
+    choices: Sequence[str] = ()
+    described: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,10 +131,18 @@ def check_words(command: str, words: Sequence[str]) -> None:
         visible = [word for word, option in options.items() if option.shown]
         hidden = [word for word, option in options.items() if not option.shown]
         raise unknown_option(f"lit-viz {command}", read.unknown, visible, hidden)
+    _check_choices(read, options)
     if command in _OF_RUNS:
         _check_runs(read.positional if command == "compare" else read.positional[:1])
     if read.unknown:  # which may have a value
         return
+    for name in _REQUIRED.get(command, ()):
+        if name not in read.given:
+            raise LitVizError(f"lit-viz {command} requires --{name}: see lit-viz {command} --help")
+    if command in _OF_FOLDERS:
+        for folder in read.positional:
+            if not Path(folder).exists():
+                raise LitVizError(missing_file_error(folder, "folder"))
     spec = METHODS.get(command)
     if spec is None:
         return
@@ -146,7 +160,10 @@ def options_of(command: str) -> Mapping[str, Option]:
     options: dict[str, Option] = {}
     for entry in table["commands"].get(command, ()):
         names = table["names"].get(entry.get("part"), ())
-        options[entry["word"]] = Option(entry["name"], entry.get("values", "1"), entry.get("shown", False), names)
+        choices, described = entry.get("choices", ()), entry.get("described", "")
+        options[entry["word"]] = Option(
+            entry["name"], entry.get("values", "1"), entry.get("shown", False), names, choices, described
+        )
     return options
 
 
@@ -193,6 +210,15 @@ def _check_parts(command: str, read: Words, options: Mapping[str, Option]) -> bo
             else:
                 find_part(text, dict.fromkeys(option.names, object), argument.rpartition(".")[2])
     return are_packaged
+
+
+def _check_choices(read: Words, options: Mapping[str, Option]) -> None:
+    """Check the values of options that take one of some words."""
+    for option in options.values():
+        text = read.given.get(option.name, ("null",))[-1]
+        if option.choices and text not in (*option.choices, "null"):
+            hint = did_you_mean(text, option.choices)
+            raise LitVizError(f"{read.spelled[option.name]} must be {option.described}, got {text!r}{hint}")
 
 
 def _single_names(texts: Iterable[str]) -> Iterator[str]:
@@ -253,6 +279,8 @@ def _check_files(images: Sequence[str]) -> None:
         wrong_name = non_utf8_name_error(image)
         if wrong_name:
             raise LitVizError(wrong_name)
+        if image.startswith("packaged:"):
+            packaged_photograph(image.removeprefix("packaged:"))
         if not image.startswith((*_NAMED_IMAGES, "[", "{")) and "," not in image and not Path(image).exists():
             raise LitVizError(missing_file_error(image, "photograph or folder"))
 

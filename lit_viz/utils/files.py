@@ -13,6 +13,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -325,3 +326,26 @@ def missing_file_error(path: str | Path, what: str = "photograph") -> str:
     if file.parent.is_dir():
         siblings = [entry.name for entry in file.parent.iterdir()]
     return f"there is no {what} {str(path)!r}{did_you_mean(file.name, siblings)}"
+
+
+PACKAGED = {
+    "astronaut": "astronaut.png",
+    "chelsea": "chelsea.png",
+    "coffee": "coffee.png",
+    "motorcycle_left": "motorcycle_left.png",
+    "rocket": "rocket.jpg",
+}
+"""Photographs of scikit-image: chelsea is a tabby cat, coffee an espresso."""
+
+
+def packaged_photograph(name: str) -> Path:
+    """Return the path of a photograph of ``PACKAGED``."""
+    if name not in PACKAGED:
+        hint = did_you_mean(name, PACKAGED) or f": there are {', '.join(PACKAGED)}"
+        raise LitVizError(f"no packaged photograph is called {name!r}{hint}")
+    spec = find_spec("skimage")
+    for folder in (spec and spec.submodule_search_locations) or []:
+        path = Path(folder) / "data" / PACKAGED[name]
+        if path.is_file():
+            return path
+    raise LitVizError(f"the packaged photograph {name!r} requires scikit-image, which is not installed")

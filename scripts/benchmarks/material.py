@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_viz.images.listing import photographs as list_photographs
-from lit_viz.images.reading import PACKAGED, read_photograph
+from lit_viz.images.reading import read_photograph
 from lit_viz.networks import Network
 from lit_viz.networks.fast import SWITCHES
 from lit_viz.outputs import load_network
+from lit_viz.utils.files import PACKAGED
 from lit_viz.utils.process import tune_allocator
 
 from . import FOLDER

@@ -14,8 +14,9 @@ from PIL import Image
 
 from lit_viz.errors import LitVizError
 from lit_viz.images import packaged_photograph, read_photograph, to_uint8
-from lit_viz.images.reading import PACKAGED, from_pil
 from lit_viz.images.reading import _planes as planes
+from lit_viz.images.reading import from_pil
+from lit_viz.utils.files import PACKAGED
 
 FITS = ["crop", "squash", "pad"]
 

@@ -36,6 +36,11 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "ambiguous class": (["visualize", "crane"], "class 'crane' is ambiguous"),
     "resumed folder": (["resume", "runs/foo"], "runs/foo is not a lit_viz run"),
     "checked folder": (["check", "runs/foo", "--trust"], "runs/foo is not a lit_viz run"),
+    "packaged photograph": (["saliency", "packaged:chelse"], "no packaged photograph is called 'chelse'; did you mean"),
+    "word of few": (["saliency", HAY, "--only", "eror"], "--only must be errors, got 'eror'"),
+    "words of several": (["saliency", HAY, "--fit", "crob"], "got 'crob'; did you mean 'crop'?"),
+    "folder of shards": (["status", "shards"], "there is no folder 'shards'"),
+    "required option": (["merge", "shards"], "lit-viz merge requires --out"),
     "file as a folder": (["visualize", "hay", "--out", "file"], "file is a file: give a folder for the run"),
 }
 
