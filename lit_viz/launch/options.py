@@ -138,7 +138,7 @@ class RunOptions:
     def logger_names(self) -> list[str]:
         """Names of the loggers that are given by name and not disabled."""
         names = logger_names([logger for logger in self.loggers if isinstance(logger, str)])
-        if self.logger_settings.wandb == "disabled":
+        if self.logging is not None and self.logging.wandb == "disabled":
             return [name for name in names if name != "wandb"]
         return names
 

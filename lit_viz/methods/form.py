@@ -162,7 +162,8 @@ class MethodForm:
             _check_radii(value)
         if last in VARYING:
             value = _listed(value, name)
-            _check_numbers(last, value)
+            if isinstance(value, list) and last != "eps":  # radii may be texts such as 4/255
+                _check_numbers(last, value)
         if name.startswith("vary.") or (last in VARYING and isinstance(value, list)):
             self._varied()[last] = value
         elif name in hints_of(self.module_class) and _is_choice(self.module_class, name):
@@ -274,11 +275,9 @@ def _listed(value: Any, name: str) -> Any:
     return list(plain_value) if isinstance(plain_value, (list, tuple)) else plain_value
 
 
-def _check_numbers(name: str, given: Any) -> None:
-    """Check that several values of an argument are numbers; radii may be texts such as ``4/255``."""
-    if not isinstance(given, list) or name == "eps":
-        return
-    for value in given:
+def _check_numbers(name: str, values: Sequence[Any]) -> None:
+    """Check that several values of an argument are numbers."""
+    for value in values:
         is_number = isinstance(value, Real) and not isinstance(value, bool)
         require(is_number, f"{name} must be numbers", repr(value), hint="separate several by commas, 0.1,0.2")
 
