@@ -121,9 +121,12 @@ def _settings(config: Mapping[str, Any]) -> str:
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, Mapping) and "class_path" in part:
                 texts.append(_part_text(part))
-    for name, values in {"iterations": module, "seed": arguments_of(config, "tasks")}.items():
-        if values.get(name) is not None:
-            texts.append(f"{name} {record_text(values[name])}")
+    tasks = arguments_of(config, "tasks")
+    values = dict(tasks.get("vary") or {})
+    values |= {"iterations": module.get("iterations"), "seed": tasks.get("seed")}
+    for name, value in values.items():
+        if value is not None:
+            texts.append(f"{name} {record_text(value)}")
     return " · ".join(filter(None, texts))
 
 

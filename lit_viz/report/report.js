@@ -53,3 +53,11 @@ if (filters) {
   filters.hidden = false;
   filter();
 }
+
+// The cue to scroll sideways is hidden where a table or a figure fits.
+const hideCues = () => {
+  for (const box of document.querySelectorAll(".wide, .drawn")) {
+    box.classList.toggle("fits", box.scrollWidth <= box.clientWidth);
+  }
+};
+for (const event of ["load", "resize"]) window.addEventListener(event, hideCues);

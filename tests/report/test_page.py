@@ -578,3 +578,5 @@ def test_all_methods_have_one_order_of_sections_and_settings_at_the_top(smooth: 
         header = page.partition("</header>")[0]
         assert f"Smooth · {text}" in header
     assert "iterations 2 · seed 5" in header
+    assert 'content: "scroll sideways' in page
+    assert "overflow-x: auto" in page
