@@ -823,6 +823,7 @@ def covered() -> set[type]:
     parts += (PARAMETERIZATIONS, TRANSFORMS, PRIORS, PROJECTIONS)
     made = {type(make()) for each in parts for make in each.values()}
     made |= {ATTACKS[name.split()[0]] for name in [*ATTACK_CASES, *UNIVERSAL]}
+    made.add(attributions.FunctionMap)  # whose maps are those of the function of the user
     return made | {ATTRIBUTIONS[name.split()[0]] for name in ATTRIBUTION_CASES}
 
 
