@@ -72,18 +72,23 @@ def attack_figure(outcomes: Sequence[Attacked], page: int = 1) -> Figure:
     members = robustness.ensemble_breakdown(outcomes)
     if members and page == 1:
         rows.append([None, _table(members)])
-    selected = page_selection(page, MOST_ROWS, len(attacked), "images")
+    order = ", skipped ones last" if any(map(_is_skipped, attacked)) else ""
+    selected = page_selection(page, MOST_ROWS, len(attacked), "images", order)
     return compose(Grid(rows), selected + _caption(attacked, result, is_clipped, has_curves))
 
 
 def _with_pictures(outcomes: Sequence[Attacked]) -> list[Attacked]:
-    """Return the attacked images with both their original and their result."""
+    """Return the images with both their original and their result, those that were attacked before skipped ones."""
     attacked = []
     for outcome in outcomes:
         original, result = outcome.pictures()
         if original is not None and result is not None:
             attacked.append(outcome)
-    return attacked
+    return sorted(attacked, key=_is_skipped)
+
+
+def _is_skipped(outcome: Attacked) -> bool:
+    return outcome.record.status == "skipped"
 
 
 def _caption(attacked: Sequence[Attacked], result: str, is_clipped: bool, has_curves: bool) -> str:
@@ -105,7 +110,7 @@ def _caption(attacked: Sequence[Attacked], result: str, is_clipped: bool, has_cu
 def _success(outcome: Attacked) -> bool | None:
     """Return whether the file fools the network; None if it was not tested."""
     record = outcome.record
-    return None if record.status == "skipped" else record.success_file
+    return None if _is_skipped(outcome) else record.success_file
 
 
 def _row_head(record: AdversarialRecord) -> Grid:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lit_viz.attacks import Attack
-from lit_viz.attributions import Attribution
+from lit_viz.attributions import AUTO, Attribution
 from lit_viz.engine.failures import failures_reported, gradients_enabled
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result
@@ -36,8 +36,8 @@ def saliency(
     network: Network | nn.Module | str,
     images: Batch,
     *,
-    target: Classes,
-    method: str | Attribution | type[Attribution],
+    target: Classes | None = None,
+    method: str | Attribution | type[Attribution] | Callable[..., Tensor] = AUTO,
     seed: int = 0,
     device: Device | None = None,
     **options: Any,
@@ -48,8 +48,10 @@ def saliency(
         network: a :class:`~lit_viz.Network`, whose fast copy is kept for the next batch, or an argument of
             :func:`load_network`.
         images: ``(B, C, H, W)`` in [0, 1], or in the unit of the network's ``value_range``.
-        target: explained class, one for all images or one per image, as in :func:`lit_viz.saliency`.
-        method: a name of :data:`lit_viz.attributions.ATTRIBUTIONS`, or an instance.
+        target: explained class, one for all images or one per image, as in :func:`lit_viz.saliency`. Default: the
+            predicted one.
+        method: a name of :data:`lit_viz.attributions.ATTRIBUTIONS`, an instance, or a function
+            (:class:`~lit_viz.attributions.FunctionMap`). Default: ``auto``, as in :func:`lit_viz.saliency`.
         seed: seed of the first map; map i uses ``seed + i``.
         device: device of the computation. Default: that of the images.
         options: other arguments of :class:`~lit_viz.SaliencyMap` (``slots=``, ``iterations=``, ``reducer=`` ...), of
@@ -71,7 +73,9 @@ def saliency(
         >>> tuple(maps.shape)
         (2, 224, 224)
     """
-    values = {"target": target, "method": method, "seed": seed, **options}
+    values = {"method": method, "seed": seed, **options}
+    if target is not None:
+        values["target"] = target
     _check_batch(images)
     network = as_network(network, picture_size(images))
     results = _compute(SaliencyMap, network, images, values, device)

@@ -143,7 +143,7 @@ _SPECS = (
             "packaged:chelsea", "packaged:coffee", "packaged:rocket", "--method", "occlusion,gradient,gradient_shap",
             # Half of the forwards of compare_methods.
             "--method.occlusion.window", "48", "--method.occlusion.stride", "24",
-            "--captum", "captum", "--scale", "map",
+            "--captum", "captum",
         ),
         modules=("lit_viz.SaliencyMap",),
         config="auto",

@@ -185,3 +185,11 @@ def test_gray_images_and_no_images(figures: Any):
 @pytest.mark.parametrize("suffix", [".pdf", ".svg"])
 def test_saves_vector_formats(tmp_path, suffix, figures: Any):
     assert save_figure(attack_figure([figures.attacked()]), tmp_path / f"figure{suffix}").stat().st_size > 1000
+
+
+def test_skipped_images_are_on_the_last_page(figures: Any):
+    drawn = [figures.attacked(seed, status="skipped" if seed < 5 else "done") for seed in range(14)]
+    first, second = attack_figure(drawn), attack_figure(drawn, page=2)
+    assert "Page 1 of 2: images 1 to 12 of 14, skipped ones last." in figures.caption(first)
+    assert " ".join(figures.texts(first)).count("skipped: target") == 3
+    assert " ".join(figures.texts(second)).count("skipped: target") == 2

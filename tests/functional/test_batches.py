@@ -228,3 +228,14 @@ def test_images_are_checked(smooth: Network, images: Tensor) -> None:
         lv.functional.saliency(smooth, images[0], target=0, method="gradient")
     with pytest.raises(lv.LitVizError, match="must be in"):
         lv.functional.saliency(smooth, images * 2, target=0, method="gradient")
+
+
+def test_the_defaults_are_those_of_a_run(smooth: Any) -> None:
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    maps, records = lv.functional.saliency(smooth, images)
+    run = lv.saliency(smooth, images, captum="none")
+    assert torch.equal(maps, run.maps)
+    assert [record["method"] for record in records] == [record.method for record in run.records]
+    assert [record.target for record in records] == [record.target for record in run.records]
+    own, _ = lv.functional.saliency(smooth, images, method=lambda score, x: x * score(x).view(-1, 1, 1, 1))
+    assert own.shape == maps.shape
