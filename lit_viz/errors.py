@@ -211,7 +211,7 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
     one_typo.sort(key=lambda choice: abs(len(choice) - len(folded)))  # another letter first
     near.update(dict.fromkeys(one_typo))  # hey: hay, then they, then heyday
     if len(folded) > 2:
-        near.update(dict.fromkeys(choice for choice in by_folded if folded in choice))
+        near.update(dict.fromkeys(choice for choice in by_folded if _contains(choice, folded)))
         near.update(dict.fromkeys(choice for choice in by_folded if sorted(choice) == sorted(folded)))  # esp: eps
     near.update(dict.fromkeys(difflib.get_close_matches(folded, by_folded, n=limit, cutoff=0.7)))
     letters = sorted(folded)
@@ -226,6 +226,12 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 4) -> str:
         suggestion = by_folded[folded]
         names.append(suggestion if suggestion.startswith("--") else repr(suggestion))
     return f"; did you mean {' or '.join(names)}?"
+
+
+def _contains(choice: str, part: str) -> bool:
+    """Return whether a choice contains a part of it: three letters at the start of a word, as deepfool is not foo."""
+    start = r"(?<![a-z])" if len(part) == 3 else ""
+    return re.search(start + re.escape(part), choice) is not None
 
 
 def _is_one_typo(a: str, b: str) -> bool:

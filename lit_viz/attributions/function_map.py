@@ -34,7 +34,7 @@ class FunctionMap(Gradient):
         require(callable(self.function), "function must be callable", repr(function))
 
     @property
-    def name(self) -> str:
+    def function_name(self) -> str:
         """Name of the function, of the method in records and figures."""
         return str(getattr(self.function, "__name__", type(self.function).__name__))
 

@@ -499,7 +499,7 @@ class _TasksOfMethods(LazySequence[Task]):
 
 def _name_of(method: Attribution) -> str:
     """Return the name of a method in records: that of its function, or of its class."""
-    return method.name if isinstance(method, FunctionMap) else short_name(type(method))
+    return method.function_name if isinstance(method, FunctionMap) else short_name(type(method))
 
 
 def _made(method: Any, network: Network) -> Attribution:

@@ -36,6 +36,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "ambiguous class": (["visualize", "crane"], "class 'crane' is ambiguous"),
     "resumed folder": (["resume", "runs/foo"], "runs/foo is not a lit_viz run"),
     "checked folder": (["check", "runs/foo", "--trust"], "runs/foo is not a lit_viz run"),
+    "option like no other": (["attack", HAY, "--foo", "3"], "unrecognized option --foo: see lit-viz attack --help"),
+    "attack like no other": (["attack", HAY, "--attack", "foo"], "there is no attack 'foo': choose one of"),
     "packaged photograph": (["saliency", "packaged:chelse"], "no packaged photograph is called 'chelse'; did you mean"),
     "word of few": (["saliency", HAY, "--only", "eror"], "--only must be errors, got 'eror'"),
     "words of several": (["saliency", HAY, "--fit", "crob"], "got 'crob'; did you mean 'crop'?"),
