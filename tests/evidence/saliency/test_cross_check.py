@@ -42,6 +42,7 @@ from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.rng import Key
 from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM, Evidence
 from lit_viz.runs.records import SaliencyRecord
+from lit_viz.utils.limits import MOST_ROWS
 from tests.support.attributions import MASK
 from tests.support.networks import NAMES, Around, rectified, smooth_network
 from tests.support.verdicts import reasons
@@ -472,7 +473,7 @@ def test_the_number_of_kept_references_is_limited(monkeypatch: pytest.MonkeyPatc
     outcomes = [outcome(i, "gradient", 1) for i in range(60)]
     found, references = cross_check(outcomes, TIMED, None)  # type: ignore[arg-type]
     assert len(found.maps) == 60
-    assert sorted(references) == [*range(20), *range(30, 50)]
+    assert sorted(references) == [*range(MOST_ROWS), *range(30, 30 + MOST_ROWS)]
 
 
 def test_missing_methods_and_missing_time_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
