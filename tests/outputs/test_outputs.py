@@ -41,6 +41,7 @@ from lit_viz.outputs import (
 )
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.parts import plain_arguments, public_path
+from tests.support.forgery import forge
 from tests.support.verdicts import verdicts
 
 SIDE = 64
@@ -341,7 +342,7 @@ def test_figures_draw_the_border_of_a_mask(images: Tensor, tmp_path: Path) -> No
     assert lv.saliency(boxed, images[:1], captum="none").records[0]["output_box"] == [5, 0, 30, 20]
 
 
-def test_an_attack_moves_the_share_of_a_class(images: Tensor) -> None:
+def test_an_attack_moves_the_share_of_a_class(images: Tensor, tmp_path: Path) -> None:
     net = load(Painted(), Share(), labels=["red", "green", "blue"], mean=0.0, std=1.0)
     how: dict[str, Any] = {"attack": "pgd", "eps": "64/255", "iterations": 40}
     below = lv.attack(net, images, label="green", goal="share:0.1", **how)
@@ -350,8 +351,12 @@ def test_an_attack_moves_the_share_of_a_class(images: Tensor) -> None:
         for record, image in zip(run.records, run.images, strict=True):
             assert record["success_file"] is True
             assert reaches(float(shares_of(image)[1]))
-    never = lv.attack(net, images[:1], label="green", goal="share:0.1", attack="pgd", eps="1/255", iterations=5)
-    assert never.records[0]["success_file"] is False
+    weak: dict[str, Any] = {"attack": "pgd", "eps": "1/255", "iterations": 5}
+    never = lv.attack(net, images[:1], label="green", goal="share:0.1", out=tmp_path / "run", logger=None, **weak)
+    assert never.records[0]["success_file"] is False  # the share is below 0.5, and above 0.1
+    assert lv.check(tmp_path / "run", net)
+    forge(tmp_path / "run", 0, "success_file", True)
+    assert not lv.check(tmp_path / "run", net)
     with pytest.warns(UserWarning, match="1 skipped of 1 image"):
         at_once = lv.attack(net, images[:1], label="green", goal="share:0.6", **how)
     assert at_once.records[0]["status"] == "skipped"
