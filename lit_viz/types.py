@@ -55,6 +55,8 @@ class Task:
         original_size, original_box, format, clipped, filled, no_data: what reading the file has found; see
             :class:`Record`.
         options: values of methods outside of lit_viz, plain values only.
+        source_digest: size and digest of both ends of the photograph when the queue was written; see
+            :func:`~lit_viz.engine.sources.source_digest`.
     """
 
     index: int
@@ -91,6 +93,7 @@ class Task:
     clipped: int | None = None
     filled: int | None = None
     no_data: Sequence[int] | None = None
+    source_digest: str | None = None
 
     @property
     def goal(self) -> int | None:

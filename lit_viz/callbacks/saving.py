@@ -175,6 +175,7 @@ class RunFolder(Callback):
                 raise LitVizError(
                     f"{self.path} is not as the checkpoint states ({last.loss}): start again in another folder"
                 )
+            last.check_sources(folder.queue())
             last.restore()
             (self.path / REPORT).unlink(missing_ok=True)
             self._write_to(folder)

@@ -265,6 +265,7 @@ def _run_in_folder(
             if folder.is_shard:
                 send(f"{folder.path} is complete: nothing is computed")
         else:
+            checkpoint.check_sources(queue.tasks)
             # Evidence that is not of a complete run is not verified.
             changed = [*checkpoint.changed_files, *changed]
             for stated in (checkpoint.loss, checkpoint.later):

@@ -15,6 +15,7 @@ from lit_viz.attributions import Attribution
 from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Snapshot
+from lit_viz.engine.sources import init_name
 from lit_viz.errors import ArgumentError, LitVizError, check_shape, first_line, require
 from lit_viz.images.canvas import Octaves, center_crop, join_group, make_canvas, resize, split_group
 from lit_viz.images.formats import format_of_result
@@ -298,7 +299,7 @@ class ClassVisualization(ImageTraining):
             ChangedInput: the photograph is not that of an earlier task.
         """
         if self.init is not None:
-            self.check_input(f"init {self.init_name}", self.init, "give the same image")
+            self.check_input(init_name(self.init_name), self.init, "give the same image")
             photograph = self.init[None].to(self.device, self.image_dtype)
             parameters = self.parameterization.encode(photograph, self.canvas).repeat_interleave(self.group, 0)
         else:

@@ -14,6 +14,7 @@ from lit_viz.attacks import Attack, BudgetAttack, without_radius
 from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule
 from lit_viz.engine.module import ImageTraining
+from lit_viz.engine.sources import input_name, is_replaced, replaced_sources, tile_of
 from lit_viz.errors import LitVizError, require
 from lit_viz.images.formats import FileFormat
 from lit_viz.images.rasters import FileOptions, FittedImage, image_size, read_image, runs_of
@@ -25,7 +26,7 @@ from lit_viz.networks.outputs import FINAL
 from lit_viz.objectives import Objective
 from lit_viz.optim import Evaluation, State, StepRule
 from lit_viz.rng import Draws, Key
-from lit_viz.types import Task, Tile
+from lit_viz.types import Task
 from lit_viz.utils.device import to_cpu
 from lit_viz.utils.formatting import pluralize
 from lit_viz.utils.parts import short_name
@@ -180,7 +181,7 @@ class PhotographTraining(ImageTraining):
         """Return the photograph ``(C, H, W)``, on the 8-bit lattice unless it is a floating-point picture of this size.
 
         Raises:
-            ChangedInput: it is not the one that an earlier task has read.
+            ChangedInput: it is not the one that an earlier task has read, or that the queue has listed.
             LitVizError: it can't be read, or its label or target is invalid.
         """
         if (error := task.error) is not None:
@@ -207,6 +208,9 @@ class PhotographTraining(ImageTraining):
         return self._read(task).pixels
 
     def _read(self, task: Task) -> FittedImage:
+        is_of_run = self._trainer is not None
+        if is_of_run and not self.has_read(input_name(task)) and is_replaced(task):
+            raise replaced_sources([str(task.source)])
         photograph = self._load(task)
         remedy = "give the same images in the same order" if task.source is None else "restore the file"
         self.check_input(input_name(task), photograph.pixels, remedy)
@@ -407,19 +411,6 @@ class AttackTraining(PhotographTraining):
     def make_inputs(self, x: Tensor, draws: Draws) -> Tensor:
         """Return the network inputs of ``x`` ``(N, C, H, W)``, one row per draw; ``x`` itself by default."""
         return x
-
-
-def input_name(task: Task) -> str:
-    """Return the name, in messages, of the image of a task, or of its tile."""
-    name = f"image {task.image}" if task.source is None else task.source
-    tile = tile_of(task)
-    return name if tile is None else f"the tile at row {tile.row} and column {tile.column} of {name}"
-
-
-def tile_of(task: Task) -> Tile | None:
-    """Return the part of a large image that a task is about; None for a whole image."""
-    tile = task.tile
-    return None if tile is None else Tile.from_dict(tile)
 
 
 def has_open_goal(task: Task) -> bool:

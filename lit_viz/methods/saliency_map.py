@@ -20,6 +20,7 @@ from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule, check_at_least_one
 from lit_viz.engine.slots import select_rows
 from lit_viz.engine.snapshots import Result, Snapshot
+from lit_viz.engine.sources import input_name
 from lit_viz.errors import ArgumentError, LitVizError, check_shape, find_part, require, value_text
 from lit_viz.images.rasters import mask_of
 from lit_viz.images.rendering import BandBars, Heat, has_both_signs
@@ -30,7 +31,6 @@ from lit_viz.methods.photographs import (
     PhotographTraining,
     check_gamma,
     contrast_fields,
-    input_name,
     resolve,
     with_gamma,
 )

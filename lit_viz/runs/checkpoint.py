@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from importlib import metadata
 from typing import Any
 
 from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.engine.module import check_run_state, damaged_state
+from lit_viz.engine.sources import check_sources
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage, file_mismatch
 from lit_viz.runs.layout import LAST_CHECKPOINT, STORE
@@ -86,6 +87,12 @@ class LastCheckpoint:
                 if mismatch is not None:
                     found[index] = mismatch
         return found
+
+    def check_sources(self, tasks: Iterable[Task]) -> None:
+        """Check that no photograph was replaced before its task has read it; errors of
+        :func:`~lit_viz.engine.sources.check_sources`."""
+        finished = self._segments.finished.keys() - self.mismatches.keys()
+        check_sources(tasks, finished, self._state.get("inputs", {}))
 
     @cached_property
     def loss(self) -> str | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from threading import RLock
 from typing import Any, ClassVar, TypedDict
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lit_viz.engine.shards import Shard
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result, Snapshot
+from lit_viz.engine.sources import with_source_digests
 from lit_viz.errors import LitVizError
 from lit_viz.images.formats import FileFormat, format_of_map
 from lit_viz.images.rasters import mask_of
@@ -34,7 +35,7 @@ from lit_viz.runs.access import (
 )
 from lit_viz.runs.contents import TOP5, exact_image, npy_of, read_array, read_image
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.identity import run_digest
+from lit_viz.runs.identity import queue_digest, run_digest
 from lit_viz.runs.metrics import HEADER, Metrics, curves_of
 from lit_viz.runs.results import Storage
 from lit_viz.runs.seal import NOT_OF_THE_RUN, Mismatch, Seal, is_derived, is_evidence, signatures
@@ -295,16 +296,12 @@ class FolderStorage(Storage):
     def write_queue(self, tasks: Sequence[Task], shard: Shard | None = None) -> None:
         """Write the tasks; a resume reads them even if the photographs' folder has changed."""
         path = self.path / layout.QUEUE
-        lines = (json_line(task.to_dict()) for task in tasks)
-        if shard is None:
-            write_lines(path, lines)
-            return
-        sha256 = hashlib.sha256()
-        for line in lines:
-            sha256.update(line.encode())
-        own = [tasks[index] for index in shard.indices(len(tasks))]
-        part = QueuePart(shard=str(shard), tasks=len(own), total=len(tasks), sha256=sha256.hexdigest())
-        write_lines(path, [json_line(part.to_dict()), *(json_line(task.to_dict()) for task in own)])
+        own = tasks if shard is None else [tasks[index] for index in shard.indices(len(tasks))]
+        lines: Iterator[str] = (json_line(task.to_dict()) for task in with_source_digests(own))
+        if shard is not None:
+            part = QueuePart(shard=str(shard), tasks=len(own), total=len(tasks), sha256=queue_digest(tasks))
+            lines = chain([json_line(part.to_dict())], lines)
+        write_lines(path, lines)
 
     # -- finished tasks
 

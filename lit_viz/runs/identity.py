@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lit_viz.runs.segments import digest
+from lit_viz.types import Task
 from lit_viz.utils.files import json_line
 
 #: Arguments of the module that a resume may change; those of the run may change except for the precision.
@@ -35,3 +37,12 @@ def run_digest(config: Mapping[str, Any], weights: str | None, queue: str) -> st
         "queue": queue,
     }
     return digest(json_line(values))
+
+
+def queue_digest(tasks: Iterable[Task]) -> str:
+    """Return the SHA-256 of ``queue.jsonl`` with a whole queue, without the digests of the photographs: a shard reads
+    its own ones only."""
+    sha256 = hashlib.sha256()
+    for task in tasks:
+        sha256.update(json_line(task.amend(source_digest=None).to_dict()).encode())
+    return sha256.hexdigest()

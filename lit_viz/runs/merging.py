@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Set
@@ -15,10 +14,11 @@ from typing import Any
 from lit_viz.errors import LitVizError
 from lit_viz.runs.checkpoint import write_checkpoint
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.identity import queue_digest
 from lit_viz.runs.layout import LOCK, QUEUE, SEGMENTS
 from lit_viz.runs.seal import Seal
 from lit_viz.runs.segments import TaskSegments, of_run
-from lit_viz.runs.stored import QueuePart
+from lit_viz.runs.stored import QueuePart, StoredTasks
 from lit_viz.utils.files import delete_entry, json_line, translate_write_errors, write_lines
 
 
@@ -99,7 +99,7 @@ def _write_queue(shards: Mapping[FolderStorage, Set[int]], path: Path) -> None:
         tasks = path.read_text(encoding="utf-8")
         line = QueuePart(tasks=count, total=part.total, sha256=part.sha256)
         write_lines(path, [json_line(line.to_dict()), tasks])
-    elif hashlib.sha256(path.read_bytes()).hexdigest() != part.sha256:
+    elif queue_digest(StoredTasks(path)) != part.sha256:
         raise LitVizError(f"the tasks of {first.path} and the other shards are not those of one queue")
 
 

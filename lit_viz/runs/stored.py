@@ -34,7 +34,7 @@ class QueuePart(JsonObject):
         shard: the shard, ``0/3``; None of a merge of shards that lacks tasks.
         tasks: number of tasks in the file.
         total: number of tasks in the whole queue.
-        sha256: SHA-256 of ``queue.jsonl`` with the whole queue.
+        sha256: digest of the whole queue; see :func:`~lit_viz.runs.identity.queue_digest`.
     """
 
     shard: str | None = None

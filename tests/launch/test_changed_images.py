@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import lit_viz as lv
 from lit_viz.engine.method import Method
+from lit_viz.engine.sources import source_digest
 from lit_viz.errors import Interrupted, LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.methods import ClassVisualization, SaliencyMap
@@ -162,3 +165,151 @@ def test_another_initial_image_of_class_images_is_named(
     write(photograph, 1)
     with pytest.raises(LitVizError, match=rf"init .*q\.png {ANOTHER}give the same image and resume"):
         lv.resume(run, smooth)
+
+
+# -- files that no task has read yet
+
+
+@pytest.fixture
+def thirty(tmp_path: Path) -> list[Path]:
+    return [write(tmp_path / f"{index:02d}.png", index) for index in range(30)]
+
+
+def stopped(network: Network, files: list[Path], index: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Path:
+    """Stop a run at the start of a task; return its folder."""
+    run = files[0].parent / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, index, SaliencyMap)
+        with pytest.raises(Interrupted):
+            lv.saliency(network, files, out=run, method="gradient", slots=1, captum="none", logger="none", **options)
+    return run
+
+
+@pytest.mark.parametrize("store", ["files", "tar"])
+def test_files_that_were_replaced_before_their_task_are_named(
+    store: str, smooth: Network, thirty: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped(smooth, thirty, 12, monkeypatch, store=store)
+    started = len(FolderStorage.open(run).records())
+    for index, file in enumerate(thirty):
+        write(file, 100 + index)
+    with pytest.raises(LitVizError) as raised:
+        lv.resume(run, smooth)
+    assert len(FolderStorage.open(run).records()) == started
+    unread = thirty[13:]
+    named = ", ".join(str(file) for file in unread[:10])
+    assert str(raised.value) == (
+        f"17 photographs are other files ({named} and 7 more) than at the start of the run, and not read yet: restore "
+        "them and resume the run, or start another run"
+    )
+    for index, file in enumerate(thirty):
+        write(file, index)
+    assert len(lv.resume(run, smooth)) == 30
+    assert lv.check(run, smooth)
+
+
+def test_one_replaced_file_is_named_before_anything_is_read(
+    smooth: Network, thirty: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped(smooth, thirty, 0, monkeypatch)
+    write(thirty[29], 100)
+    with pytest.raises(LitVizError, match=r"29\.png is another file than at the start of the run, and not read yet: r"):
+        lv.resume(run, smooth)
+    write(thirty[29], 29)
+    assert len(lv.resume(run, smooth)) == 30
+
+
+def test_a_file_that_is_replaced_during_a_run_before_its_task_is_named(
+    smooth: Network, thirty: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = SaliencyMap.start
+
+    def replacing(self: Any, task: Task) -> Tensor:
+        if task.index == 3:
+            write(thirty[3], 100)
+        return start(self, task)
+
+    options: dict[str, Any] = {"method": "gradient", "slots": 1, "captum": "none", "logger": "none"}
+    with monkeypatch.context() as patch:
+        patch.setattr(SaliencyMap, "start", replacing)
+        with pytest.raises(LitVizError, match=r"03\.png is another file than at the start of the run"):
+            lv.saliency(smooth, thirty[:6], out=tmp_path / "run", **options)
+    write(thirty[3], 3)
+    assert [record.status for record in lv.resume(tmp_path / "run", smooth).records] == ["done"] * 6
+
+
+def test_a_missing_file_fails_its_task_only(
+    smooth: Network, thirty: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped(smooth, thirty, 12, monkeypatch)
+    thirty[20].unlink()
+    with pytest.warns(UserWarning, match="1 failed of 30"):
+        lv.resume(run, smooth)
+
+
+def test_photographs_of_a_universal_perturbation_that_were_replaced_before_its_task_are_named(
+    smooth: Network, thirty: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"attack": "universal", "iterations": 4, "logger": "none", "out": tmp_path / "run"}
+    with monkeypatch.context() as patch:
+        stop_at(patch, 0, PhotographTraining)
+        with pytest.raises(Interrupted):
+            lv.attack(smooth, thirty[:4], **options)
+    # The first task has started, so that its photographs were read; of the queue they have digests too.
+    (rows,) = [task.photographs for task in FolderStorage.open(tmp_path / "run").queue()]
+    assert rows is not None
+    assert [row["source_digest"] for row in rows] == [source_digest(str(file)) for file in thirty[:4]]
+
+
+def test_the_run_folder_of_a_plain_trainer_names_replaced_files(
+    smooth: Network, thirty: list[Path], tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "last.ckpt"
+
+    class Stops(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step >= 3
+
+    def fit(*callbacks: pl.Callback, ckpt_path: Path | None = None) -> Any:
+        trainer = pl.Trainer(
+            callbacks=[lv.callbacks.RunFolder(tmp_path / "run"), *callbacks],
+            max_epochs=-1,
+            logger=False,
+            accelerator="cpu",
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = SaliencyMap(smooth, method="gradient", slots=1)
+        trainer.fit(module, lv.ImageTasks(smooth, thirty, label="predicted"), ckpt_path=ckpt_path)
+        return module
+
+    fit(Stops(), lv.callbacks.ExactCheckpoint(checkpoint))
+    write(thirty[20], 100)
+    with pytest.raises(LitVizError, match=r"20\.png is another file than at the start of the run"):
+        fit(ckpt_path=checkpoint)
+    write(thirty[20], 20)
+    assert len(fit(ckpt_path=checkpoint).results) == 30
+
+
+def test_digests_are_those_of_both_ends_and_the_size(tmp_path: Path) -> None:
+    content = bytearray(range(256)) * 1024
+    file = tmp_path / "f"
+
+    def changed(place: int) -> str | None:
+        other = bytearray(content)
+        other[place] ^= 1
+        file.write_bytes(other)
+        return source_digest(str(file))
+
+    file.write_bytes(content)
+    digest = source_digest(str(file))
+    ends = bytes(content[: 1 << 16]) + bytes(content[-(1 << 16) :])
+    assert digest == f"{len(content)}:{sha256(ends).hexdigest()[:16]}"
+    assert changed(100_000) == digest
+    assert digest not in (changed(0), changed((1 << 16) - 1), changed(-(1 << 16)), changed(-1))
+    for size in (0, 1, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, 100_000):
+        file.write_bytes(content[:size])
+        assert source_digest(str(file)) == f"{size}:{sha256(content[:size]).hexdigest()[:16]}"
+    for other in (None, "packaged:chelsea", "array:0", str(tmp_path), str(tmp_path / "missing")):
+        assert source_digest(other) is None
