@@ -644,6 +644,14 @@ def outline(evidence: Any) -> Any:
     return "number" if isinstance(evidence, float) else "text" if sentence else evidence
 
 
+def without_digests(task: dict[str, Any]) -> dict[str, Any]:
+    """Return a task without the digests of its photographs, whose bytes depend on the version of zlib."""
+    values = {name: value for name, value in task.items() if name != "source_digest"}
+    if "photographs" in values:
+        values["photographs"] = list(map(without_digests, values["photographs"]))
+    return values
+
+
 def folder_result(out: Path) -> dict[str, Any]:
     """Return a run folder: its files, records, metrics, queue and evidence."""
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
@@ -653,7 +661,7 @@ def folder_result(out: Path) -> dict[str, Any]:
     return {
         "files": names,
         "metrics": metrics_of(out / "metrics.csv") if (out / "metrics.csv").exists() else None,
-        "queue": json_lines(out / "queue.jsonl"),
+        "queue": list(map(without_digests, json_lines(out / "queue.jsonl"))),
         "evidence": outline(json.loads(evidence.read_text(encoding="utf-8"))) if evidence.exists() else None,
         **{name: json_lines(out / name) for name in lines},
         **{name: torch.from_numpy(np.load(out / name)) for name in names if name.endswith(".npy")},
