@@ -25,7 +25,7 @@ def test_a_command_without_memory_ends_in_a_sentence(
     def fail(words: list[str]) -> None:
         raise error
 
-    monkeypatch.setitem(cli._OTHER_COMMANDS, "layers", cli.Entry("", "", fail, needs_words=False))
+    monkeypatch.setitem(cli._OTHER_COMMANDS, "layers", cli.CommandEntry("", "", fail, needs_words=False))
     with pytest.raises(SystemExit) as end:
         cli.main(["layers"])
     assert end.value.code == 1
@@ -37,7 +37,7 @@ def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(words: list[str]) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setitem(cli._OTHER_COMMANDS, "layers", cli.Entry("", "", fail, needs_words=False))
+    monkeypatch.setitem(cli._OTHER_COMMANDS, "layers", cli.CommandEntry("", "", fail, needs_words=False))
     with pytest.raises(RuntimeError, match="a defect"):
         cli.main(["layers"])
 

@@ -95,7 +95,8 @@ def test_the_order_of_the_keys_has_no_meaning(order: str) -> None:
         record = Record.read(ORDERS[order](line))
         assert content(record) == content(written)
         kinds.add(type(record))
-    assert kinds == {Record, *Record.kinds.values()}
+    of_package = {kind for kind in Record.kinds.values() if kind.__module__.startswith("lit_viz.")}
+    assert kinds == {Record, *of_package}
 
 
 def test_a_line_is_written_with_the_keys_that_were_read() -> None:
