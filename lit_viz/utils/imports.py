@@ -37,8 +37,8 @@ def current_folder_importable() -> Iterator[None]:
     """Add the current folder to Python's path in the body, for the user's own networks and parts, unless it is in a run
     folder, which may have been received from others."""
     folder = Path.cwd()
-    is_excluded = any(folder.is_relative_to(run) for run in _RUN_FOLDERS)
-    if is_excluded or any(map(_is_run, [folder, *folder.parents])):
+    folders = [folder, *folder.parents]
+    if not _RUN_FOLDERS.isdisjoint(folders) or any(map(_is_run, folders)):
         yield
         return
     sys.path.insert(0, str(folder))

@@ -40,33 +40,40 @@ def noise(count: int, *shape: int) -> Tensor:
     return torch.rand(count, *shape, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
 
 
+def slots(network: Network) -> int | None:
+    """Return one slot for the small network."""
+    return 1 if network.size == (16, 16) else None
+
+
 def classes(network: Network) -> Pair:
     module = lv.ClassVisualization(network, iterations=2, views=2, picture=lv.PictureOptions(group=2), slots=2)
     return module, lv.ClassTasks(network, [1, 3, 0, 2])
 
 
 def saliency(network: Network) -> Pair:
-    module = lv.SaliencyMap(network, method=[Gradient(), SmoothGrad(sigma=0.2)], iterations=4)
+    methods = [Gradient(), SmoothGrad(sigma=0.2)]
+    module = lv.SaliencyMap(network, method=methods, iterations=4, slots=slots(network))
     return module, lv.ImageTasks(network, noise(4, *module.image_shape), label=2)
 
 
 def attack(network: Network) -> Pair:
-    module = lv.AdversarialExample(network, attack=PGD(eps="4/255"), iterations=2)
+    module = lv.AdversarialExample(network, attack=PGD(eps="4/255"), iterations=2, slots=slots(network))
     images = noise(3, *module.image_shape)
     return module, lv.ImageTasks(network, images, target=2, vary={"eps": ["2/255", "8/255"]}, seed=7)
 
 
-METHODS = [pytest.param(classes, marks=pytest.mark.slow), pytest.param(saliency, marks=pytest.mark.slow), attack]
-
-
 @pytest.mark.filterwarnings("ignore:. skipped of")
-@pytest.mark.parametrize("build", METHODS, ids=lambda build: build.__name__)
-def test_shards_have_the_results_of_one_run(build: Any, lite0: Network, tmp_path: Path) -> None:
-    """Bit for bit, of a network whose layers round independently of the batch."""
-    whole = lv.run(*build(lite0), out=tmp_path / "whole", logger="none")
+@pytest.mark.parametrize("build", [classes, saliency, attack])
+@pytest.mark.parametrize("fixture", ["smooth", pytest.param("lite0", marks=pytest.mark.slow)])
+def test_shards_have_the_results_of_one_run(
+    build: Any, fixture: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Bit for bit: the layers of one network round independently of the batch, and the other has one task a batch."""
+    network = request.getfixturevalue(fixture)
+    whole = lv.run(*build(network), out=tmp_path / "whole", logger="none")
     shards = []
     for index in range(3):
-        run = lv.run(*build(lite0), out=tmp_path / "run", logger="none", shard=f"{index}/3")
+        run = lv.run(*build(network), out=tmp_path / "run", logger="none", shard=f"{index}/3")
         assert run.folder == tmp_path / "run" / f"shard-{index}-of-3"
         assert [record.index for record in run.records] == list(range(index, len(whole), 3))
         names = {entry.name for entry in run.folder.iterdir()}
@@ -77,7 +84,7 @@ def test_shards_have_the_results_of_one_run(build: Any, lite0: Network, tmp_path
         assert (part.total, part.sha256) == (len(whole), sha256(tmp_path / "whole" / QUEUE))
     assert whole.folder is not None
     assert contents(*shards) == contents(whole.folder)
-    merged = lv.merge(tmp_path / "run", tmp_path / "merged", lite0)
+    merged = lv.merge(tmp_path / "run", tmp_path / "merged", network)
     assert merged.folder is not None
     assert contents(merged.folder) == contents(whole.folder)
     assert (merged.folder / QUEUE).read_bytes() == (whole.folder / QUEUE).read_bytes()
