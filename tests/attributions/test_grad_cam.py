@@ -54,7 +54,7 @@ NETS = [
     pytest.param(conv_net(), 16, "4", id="batch norm that is not folded"),
     pytest.param(conv_net(), 16, "3", id="changed in place later"),
     pytest.param(conv_net(), 18, None, id="default, with as many channels as rows"),
-    pytest.param(made(torchvision.models.resnet18), 40, "layer3.0.conv2", id="resnet18"),
+    pytest.param(made(torchvision.models.resnet18), 40, "layer3.0.conv2", id="resnet18", marks=pytest.mark.slow),
     pytest.param(made(torchvision.models.squeezenet1_1), 40, "features", id="squeezenet"),
 ]
 

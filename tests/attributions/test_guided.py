@@ -33,7 +33,7 @@ def wide(net: nn.Module) -> nn.Module:
     ("net", "size"),
     [
         (wide(conv_net()), 16),
-        (made(resnet18), 40),
+        pytest.param(made(resnet18), 40, marks=pytest.mark.slow),
         (made(squeezenet1_1), 40),
         (made(mobilenet_v2, width_mult=0.25), 40),
     ],

@@ -140,6 +140,7 @@ lv.saliency(network_of(Weighted()), sys.argv[1], tile="network", slots=2, checkp
 """
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_has_the_same_map(tmp_path: Path) -> None:
     write_image(tmp_path)
     source, run = tmp_path / "slide.tif", tmp_path / "run"
