@@ -365,6 +365,7 @@ def test_a_run_folder_is_compared(smooth: Network, fakes: tuple[Given, Any], tmp
 # -- the installed libraries
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("peers")
 @pytest.mark.parametrize(
     ("name", "given", "iterations"),

@@ -181,6 +181,7 @@ def test_fooling_rates_are_counts_of_files(net: Network, module: nn.Module, tmp_
     assert lines[0] in " ".join(text.get_text() for text in result.figure().texts).replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_judges_evaluate_the_file(lite0: Network, tmp_path: Path) -> None:
     """At their own input size; the optimized network is no judge of itself."""
     run = tmp_path / "run"

@@ -104,7 +104,7 @@ def test_captum_agrees_with_every_method(channels: int) -> None:
     assert _compared(_network(band_network(channels)), _methods(channels, _OF_TRANSFORMERS)) == []
 
 
-@pytest.mark.parametrize("channels", [pytest.param(2, marks=pytest.mark.slow), 13])
+@pytest.mark.parametrize("channels", [2, pytest.param(13, marks=pytest.mark.slow)])
 def test_captum_agrees_with_every_method_of_a_transformer(channels: int) -> None:
     methods = _methods(channels, ("guided_backprop", "deconvolution", "guided_grad_cam"))  # of networks with ReLU
     assert _compared(_network(_transformer(channels)), methods) == []

@@ -171,6 +171,7 @@ def test_variants_of_grad_cam_are_their_definitions(kind: type[GradCAM]) -> None
         assert same(actual, by_definition(net, layer, maps, x, VARIANTS[kind]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("peers")
 @pytest.mark.parametrize("name", ["GradCAM", "GradCAMPlusPlus", "LayerCAM", "HiResCAM"])
 def test_variants_of_grad_cam_are_those_of_pytorch_grad_cam(name: str) -> None:

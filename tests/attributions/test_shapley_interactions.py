@@ -105,6 +105,7 @@ def test_all_coalitions_give_the_faithful_interactions(count: int, tmp_path: Pat
     assert network.rows == 2 * 2**count
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("peers")
 @pytest.mark.parametrize("count", [3, 6, 9])
 def test_interactions_are_those_of_shapiq(count: int, tmp_path: Path) -> None:

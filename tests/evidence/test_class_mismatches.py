@@ -11,7 +11,7 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.networks import Network
-from tests.support.forgery import Copied, ForgedRun, another, loaded, values_of
+from tests.support.forgery import STORES, Copied, ForgedRun, another, loaded, values_of
 
 #: Values of a record that say how the run came to its image; nothing in evidence depends on them.
 OF_THE_RUN = {
@@ -39,7 +39,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_viz.evidence.class_visualization.held_out_judge", lambda _: judge)
 
 
-@pytest.fixture(scope="module", params=["files", "tar"])
+@pytest.fixture(scope="module", params=STORES)
 def classes(request: pytest.FixtureRequest, smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run: Path = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +49,7 @@ def classes(request: pytest.FixtureRequest, smooth: Network, tmp_path_factory: p
     return run
 
 
-@pytest.fixture(scope="module", params=["files", "tar"])
+@pytest.fixture(scope="module", params=STORES)
 def channels(request: pytest.FixtureRequest, smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run: Path = tmp_path_factory.mktemp("runs") / "run"
     lv.visualize(smooth, layer="features.3", channel=[1, 2], iterations=4, store=request.param, out=run, logger="none")

@@ -83,7 +83,7 @@ def no_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_opencv")
-@pytest.mark.parametrize("in_folder", [True, False], ids=["folder", "memory"])
+@pytest.mark.parametrize("in_folder", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["folder", "memory"])
 @pytest.mark.parametrize(("make", "part", "name"), AT_THE_END)
 def test_a_run_is_delivered(
     make: Make,

@@ -199,7 +199,7 @@ def test_tiff_files_in_which_0_is_white_are_inverted(
         tifffile.imwrite(path, values, photometric="miniswhite")
         with monkeypatch.context() as patch:
             if large:
-                patch.setattr("lit_viz.images.reading._LARGE", 1000)
+                patch.setattr("lit_viz.images.reading._LARGE", 500)
                 found = _read(path, (10, 10))
                 assert (found[:, :4] == 255).all()
                 assert (found[:, 6:] == 0).all()
@@ -238,7 +238,7 @@ def test_a_thin_picture_is_read(tmp_path: Path) -> None:
 def test_large_files_are_downsampled_when_they_are_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, mode: str
 ) -> None:
-    image = Image.open(packaged_photograph("chelsea")).convert("RGB").resize((1801, 1200))
+    image = Image.open(packaged_photograph("chelsea")).convert("RGB").resize((901, 600))
     if mode == "I;16":
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
     elif mode == "RGBA":
@@ -250,12 +250,12 @@ def test_large_files_are_downsampled_when_they_are_decoded(
     exif[0x0112] = 6
     path = _save(tmp_path / f"large.{suffix}", image, exif=exif, quality=95)
     whole = read_photograph(path, (64, 64))
-    monkeypatch.setattr("lit_viz.images.reading._LARGE", 1000)
+    monkeypatch.setattr("lit_viz.images.reading._LARGE", 500)
     monkeypatch.setattr("lit_viz.images.reading._planes", lambda image: sizes.append(image.size) or planes(image))
     sizes: list[tuple[int, int]] = []
     reduced = read_photograph(path, (64, 64))
     assert 128 <= min(sizes[0]) <= max(sizes[0]) < 500
-    assert reduced.original_size == whole.original_size == (1801, 1200)
+    assert reduced.original_size == whole.original_size == (901, 600)
     assert reduced.box == whole.box
     assert (reduced.pixels - whole.pixels).abs().mean() < (3 if suffix == "jpg" else 1.5) / 255
 
@@ -265,7 +265,7 @@ def test_large_files_with_sharp_edges_and_thin_files_are_read(tmp_path: Path, mo
     deep[:, 151:] = 65535
     path = _save(tmp_path / "deep.png", Image.fromarray(deep))
     thin = _save(tmp_path / "thin.png", Image.new("L", (9000, 2), 70))
-    monkeypatch.setattr("lit_viz.images.reading._LARGE", 1000)
+    monkeypatch.setattr("lit_viz.images.reading._LARGE", 500)
     assert _read(path, (16, 16)).min() == 0
     assert (_read(thin, (16, 16)) == 70).all()
 

@@ -208,14 +208,17 @@ SOME_EDITS = ("longer", "last deleted", "exchanged")
 CASES = [("finished", name) for name in EDITS]
 CASES += [("killed", name) for name in (*SOME_EDITS, "joined", "deleted", "doubled", "gathered")]
 CASES += [("merged", name) for name in (*SOME_EDITS, "doubled", "renamed")]
+#: Edits of tars, whose segments are those of files: some of them are fast tests.
+OF_STORES: list[Any] = [("files", *case) for case in CASES]
+OF_STORES += [("tar", "finished", name) for name in SOME_EDITS]
+OF_STORES += [pytest.param("tar", *case, marks=pytest.mark.slow) for case in CASES[len(SOME_EDITS) :]]
 
 
 def states(run: Path) -> Callable[[], object]:
     return lambda: run_states([run])
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES)
-@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize(("store", "kind", "name"), OF_STORES)
 def test_an_edited_record_is_refused_and_computed_again(
     store: str, kind: str, name: str, runs: Runs, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

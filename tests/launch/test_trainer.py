@@ -371,9 +371,8 @@ for seed in range(3):
 """
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_loop_that_handles_exceptions(number: int, status: int, tmp_path: Path) -> None:
     """Such as a user's sweep over networks, which must not go on after ``kill`` or ``timeout``."""
     ended = subprocess.run(

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lit_viz.engine.snapshots import Result
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import SaliencyRecord
@@ -20,6 +22,7 @@ print(type(record).__name__, record.method)
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_reads_records_without_the_methods(tmp_path: Path) -> None:
     task = Task(0, "cat", 7, target=1)
     folder = FolderStorage.create(tmp_path / "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -111,6 +112,7 @@ def test_other_surroundings_change_all_bands_but_the_glyph() -> None:
     assert equal.float().mean() < 0.1
 
 
+@pytest.mark.slow
 def test_neither_variance_nor_mean_tells_the_band() -> None:
     planted = planted_bands(range(1000), seed=1)
     pixels = planted.images.flatten(2)

@@ -97,6 +97,7 @@ def test_planted_networks_read_the_glyph_and_nothing_else(name: str) -> None:
     assert leak(network.scores, count, seed=17, draw=draw) <= 0.06
 
 
+@pytest.mark.slow
 def test_ablation_of_bands_names_the_right_one() -> None:
     network = lv.load_network("zoo/planted_bands")
     assert (network.channels, network.size) == (13, (32, 32))
@@ -153,6 +154,7 @@ def superpixels_of(mask: torch.Tensor, segments: torch.Tensor) -> set[int]:
 
 
 @pytest.mark.filterwarnings("ignore:.* skipped of 60 images")
+@pytest.mark.slow
 def test_an_attack_within_a_small_radius_fools_the_plain_network_only() -> None:
     shares = {}
     for name in ("fashion_cnn", "fashion_robust_cnn"):

@@ -13,7 +13,7 @@ import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.networks import Network
-from tests.support.forgery import Copied, another, forge, forge_line, loaded, rewrite, values_of
+from tests.support.forgery import STORES, Copied, another, forge, forge_line, loaded, rewrite, values_of
 
 #: Values of a record that say how the run came to its file; nothing in evidence depends on them.
 OF_THE_RUN = {
@@ -45,7 +45,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-@pytest.fixture(scope="module", params=["files", "tar"])
+@pytest.fixture(scope="module", params=STORES)
 def finished(
     request: pytest.FixtureRequest, smooth: Network, photographs: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

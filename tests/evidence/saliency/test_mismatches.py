@@ -16,7 +16,7 @@ from lit_viz.evidence.verifier import EvidencePart
 from lit_viz.images.reading import encode_png
 from lit_viz.networks import Network
 from lit_viz.runs import tar_store
-from tests.support.forgery import Copied, ForgedRun, another, loaded, rewrite, values_of
+from tests.support.forgery import STORES, Copied, ForgedRun, another, loaded, rewrite, values_of
 from tests.support.networks import NAMES, load_network, smooth_network
 
 #: Values of a record that say how the run came to its map; nothing in evidence depends on them.
@@ -48,7 +48,7 @@ def noise(count: int = 3) -> Tensor:
     return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(4)).mul(255).round() / 255
 
 
-@pytest.fixture(scope="module", params=["files", "tar"])
+@pytest.fixture(scope="module", params=STORES)
 def finished(request: pytest.FixtureRequest, smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Maps of photographs in files; in a tar the last one is stored reduced."""
     folder = tmp_path_factory.mktemp("photographs")

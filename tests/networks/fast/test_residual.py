@@ -61,7 +61,7 @@ def test_branches_are_added_to_their_own_input() -> None:
         (lambda: torchvision.models.mobilenet_v2(weights=None), 10, "features.3.conv"),
         (lambda: timm.create_model("tf_efficientnet_lite0"), 9, "blocks.1.1.drop_path"),
         (lambda: timm.create_model("vit_tiny_patch16_224"), 24, "blocks.3.drop_path2"),
-        (lambda: torchvision.models.vgg11(weights=None), 0, None),
+        pytest.param(lambda: torchvision.models.vgg11(weights=None), 0, None, marks=pytest.mark.slow),
         (lambda: torchvision.models.squeezenet1_1(weights=None), 0, None),
     ],
     ids=["resnet18", "mobilenet_v2", "lite0", "vit", "vgg11", "squeezenet"],
