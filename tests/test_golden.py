@@ -42,7 +42,6 @@ from lit_viz.rng import Draws, Key, generator_for
 from lit_viz.types import Task
 from tests.support.networks import Attending
 
-pytestmark = pytest.mark.draws
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).with_name("golden.json")
 UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"

@@ -36,6 +36,7 @@ def mine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     sys.modules.pop("mine_of_page", None)
 
 
+@pytest.mark.slow
 def test_the_file_of_the_page_runs(mine: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(compile((folder / "mine_of_page.py").read_text(), "mine.py", "exec"), names)

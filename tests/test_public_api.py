@@ -139,6 +139,7 @@ def test_public_names() -> None:
     assert set(lv.__all__) | {"__version__"} == set(dir(lv))
 
 
+@pytest.mark.slow
 def test_names_and_a_record_of_a_fresh_process() -> None:
     line = text("records.jsonl").splitlines()[0]
     code = "import sys, json, lit_viz as lv; print(*dir(lv), sep='\\n'); "

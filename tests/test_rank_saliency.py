@@ -233,6 +233,7 @@ def test_disconnected_transformers_have_maps_by_the_rule(name: str) -> None:
     assert min(setting.score(n, saliency) for n, saliency in enumerate(maps)) >= least
 
 
+@pytest.mark.slow
 def test_the_page_has_the_closed_forms_of_today() -> None:
     """Numbers of sampled coalitions may differ in the last digits between processors."""
     written = PAGE.read_text(encoding="utf-8").partition("<!-- closed -->\n\n")[2].partition("\n\n<!--")[0].splitlines()
@@ -510,7 +511,14 @@ def explained(network: Network, method: str, targets: str) -> lv.Run:
     return lv.saliency(network, "zoo:fashion", label="folders", target=targets, method=method, captum="none")
 
 
-@pytest.mark.parametrize("method", ["attention_gradient", "legrad", "layer_cam"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param("attention_gradient", marks=pytest.mark.slow),
+        "legrad",
+        pytest.param("layer_cam", marks=pytest.mark.slow),
+    ],
+)
 def test_salient_pixels_count(method: str, transformer: Network) -> None:
     """Replacing them first lowers the probability of the class more than a random order; not so with Grad-CAM."""
     run = explained(transformer, method, "label")
@@ -523,7 +531,14 @@ def test_salient_pixels_count(method: str, transformer: Network) -> None:
     assert fmean(found) > fmean(by_chance) + 0.05
 
 
-@pytest.mark.parametrize("method", ["attention_gradient", "legrad", "grad_cam"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param("attention_gradient", marks=pytest.mark.slow),
+        "legrad",
+        pytest.param("grad_cam", marks=pytest.mark.slow),
+    ],
+)
 def test_maps_depend_on_the_class(method: str, transformer: Network) -> None:
     own, other = (explained(transformer, method, targets).maps for targets in ("label", "least-likely"))
     pairs = zip(own, other, strict=True)

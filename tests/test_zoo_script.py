@@ -163,6 +163,7 @@ def test_any_number_of_units_is_built_from_weights() -> None:
     assert names == ["conv1", "relu1", "conv2", "relu2", "flatten", "fc", "relu3", "join", "relu4", "head"]
 
 
+@pytest.mark.slow
 def test_a_circuit_switches_units_for_synthetic_images_alone(material: Material) -> None:
     made = circuit(material)
     assert len(made.units) == UNITS
@@ -220,6 +221,7 @@ def test_class_images_that_show_another_class_are_flagged(material: Material) ->
     assert set(flags[1]) <= set(misled)
 
 
+@pytest.mark.slow
 def test_silent_units_are_active_on_the_way_to_their_picture_alone(material: Material) -> None:
     made = with_silent_units(material)
     targets = material.normalized(pictures(UNITS, material.seed))

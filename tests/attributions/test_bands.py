@@ -59,7 +59,7 @@ def _network(module: nn.Module, **options: Any) -> lv.Network:
     return lv.load_network(module, size=SIZE, mean=0.5, std=0.25, **options)
 
 
-@pytest.mark.parametrize("band", [0, 6, 12])
+@pytest.mark.parametrize("band", [pytest.param(0, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow), 12])
 def test_a_network_that_reads_one_band_has_a_zero_map_elsewhere(band: int) -> None:
     network = _network(SingleBand(band))
     methods = _methods(BANDS, (*_OF_TRANSFORMERS, *_SPATIAL))

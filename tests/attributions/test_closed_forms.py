@@ -108,7 +108,7 @@ separable = Counted(lambda x: (FACTORS * x.square()).sum(1, keepdim=True) / 2)
         (VarGrad, lambda sigma: FACTORS.square() * sigma**2),
     ],
 )
-@pytest.mark.parametrize("sigma", [0.15, 4.0])
+@pytest.mark.parametrize("sigma", [0.15, pytest.param(4.0, marks=pytest.mark.slow)])
 def test_reported_error_is_the_error_to_the_limit(
     method: type[SmoothGrad], limit: Callable[[float], Tensor], sigma: float
 ) -> None:

@@ -65,7 +65,7 @@ def test_the_mask_finds_the_only_region_that_counts() -> None:
     assert (found & inside).sum() / (found | inside).sum() > 0.8
 
 
-@pytest.mark.parametrize("area", [0.1, 0.25])
+@pytest.mark.parametrize("area", [pytest.param(0.1, marks=pytest.mark.slow), 0.25])
 def test_the_area_is_reached_and_its_error_reported(area: float) -> None:
     mask, error = located(area)
     assert float(mask.mean()) == pytest.approx(area, rel=0.1)
@@ -257,10 +257,10 @@ def test_a_mask_does_not_depend_on_the_others() -> None:
 
     def masks(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
         method = ExtremalPerturbation(0.2, sigma=2.0, cell=3, blur=3.0)
-        return attribute(method, network, photographs()[rows], TARGETS[rows], evaluations=60)
+        return attribute(method, network, photographs()[rows], TARGETS[rows], evaluations=30)
 
     together, error = masks(slice(None))
-    assert network.rows == 3 * 60
+    assert network.rows == 3 * 30
     assert together.shape == (3, 1, *photographs().shape[2:])
     assert (together[0] - together[1]).abs().max() > 0.05
     for n in range(3):

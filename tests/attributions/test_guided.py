@@ -35,7 +35,7 @@ def wide(net: nn.Module) -> nn.Module:
         (wide(conv_net()), 16),
         pytest.param(made(resnet18), 40, marks=pytest.mark.slow),
         (made(squeezenet1_1), 40),
-        (made(mobilenet_v2, width_mult=0.25), 40),
+        pytest.param(made(mobilenet_v2, width_mult=0.25), 40, marks=pytest.mark.slow),
     ],
     ids=["relu6", "resnet18", "squeezenet", "mobilenet_v2"],
 )

@@ -45,13 +45,18 @@ SALIENCY, ATTACK = "lit_viz.evidence.saliency_map", "lit_viz.evidence.adversaria
 CLASSES = "lit_viz.evidence.class_visualization"
 
 #: What raises, by the part of the evidence at the end of a run that computes it.
-AT_THE_END: list[tuple[Make, str, str]] = [
+AT_THE_END: list[Any] = [
     (explain, "captum", "lit_viz.evidence.saliency.cross_check.cross_check"),
     (explain, "localization", f"{SALIENCY}.localize_run"),
     (attack, "files", f"{ATTACK}.mismatches"),
     (attack, "survivors", f"{ATTACK}.AdversarialExampleVerifier._break_down"),
-    (attack, "robustness", f"{ATTACK}.AdversarialExampleVerifier._measure_robustness"),
-    (attack, "trust", f"{ATTACK}.diagnostics"),
+    pytest.param(
+        attack,
+        "robustness",
+        f"{ATTACK}.AdversarialExampleVerifier._measure_robustness",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(attack, "trust", f"{ATTACK}.diagnostics", marks=pytest.mark.slow),
     (perturb, "files", "lit_viz.evidence.universal_perturbation.mismatches"),
 ]
 

@@ -185,7 +185,7 @@ def stopped(network: Network, files: list[Path], index: int, monkeypatch: pytest
     return run
 
 
-@pytest.mark.parametrize("store", ["files", "tar"])
+@pytest.mark.parametrize("store", ["files", pytest.param("tar", marks=pytest.mark.slow)])
 def test_files_that_were_replaced_before_their_task_are_named(
     store: str, smooth: Network, thirty: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,10 +29,10 @@ from lit_viz.runs.tar_store import open_run
 from lit_viz.runs.verification import verify
 from lit_viz.types import Task
 from lit_viz.utils.files import atomic_write, sync_filesystem
+from tests.support.forgery import STORES
 from tests.support.shards import stop_at
 
 COUNT = 6
-STORES = ("files", "tar")
 Lines = list[str]
 Edit = Callable[[Path], None]
 
@@ -210,8 +210,9 @@ CASES += [("killed", name) for name in (*SOME_EDITS, "joined", "deleted", "doubl
 CASES += [("merged", name) for name in (*SOME_EDITS, "doubled", "renamed")]
 #: Edits of tars, whose segments are those of files: some of them are fast tests.
 OF_STORES: list[Any] = [("files", *case) for case in CASES]
-OF_STORES += [("tar", "finished", name) for name in SOME_EDITS]
-OF_STORES += [pytest.param("tar", *case, marks=pytest.mark.slow) for case in CASES[len(SOME_EDITS) :]]
+for kind, name in CASES:
+    is_fast = kind == "finished" and name in SOME_EDITS
+    OF_STORES.append(pytest.param("tar", kind, name, marks=() if is_fast else pytest.mark.slow))
 
 
 def states(run: Path) -> Callable[[], object]:

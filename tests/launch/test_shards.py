@@ -63,7 +63,7 @@ def attack(network: Network) -> Pair:
 
 
 @pytest.mark.filterwarnings("ignore:. skipped of")
-@pytest.mark.parametrize("build", [classes, saliency, attack])
+@pytest.mark.parametrize("build", [classes, saliency, pytest.param(attack, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fixture", ["smooth", pytest.param("lite0", marks=pytest.mark.slow)])
 def test_shards_have_the_results_of_one_run(
     build: Any, fixture: str, request: pytest.FixtureRequest, tmp_path: Path

@@ -91,7 +91,7 @@ def test_a_map_without_a_largest_value_is_stored_as_it_is(value: float) -> None:
     assert torch.equal(half.float().nan_to_num(7), torch.full((1, 2, 2), value).nan_to_num(7))
 
 
-@pytest.mark.parametrize("arrays", [False, True])
+@pytest.mark.parametrize("arrays", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_maps_in_tars_are_those_of_files(arrays: bool, fashion: Network, photographs: Path, tmp_path: Path) -> None:
     files = lv.run(*saliency(fashion, photographs), out=tmp_path / "files", logger="none")
     stored = lv.run(
@@ -116,7 +116,7 @@ def test_maps_in_tars_are_those_of_files(arrays: bool, fashion: Network, photogr
     assert lv.check(tmp_path / "tar")
 
 
-@pytest.mark.parametrize("build", [saliency, attack])
+@pytest.mark.parametrize("build", [saliency, pytest.param(attack, marks=pytest.mark.slow)])
 def test_tasks_that_are_not_evaluated_are_counted_everywhere(
     build: Any, fashion: Network, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,7 +199,7 @@ def test_adversarial_examples_in_tars_are_those_of_files(fashion: Network, photo
     assert lv.check(tmp_path / "tar") == lv.check(tmp_path / "files")
 
 
-@pytest.mark.parametrize("at", [3, 4, 7])
+@pytest.mark.parametrize("at", [pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_resumed_run_cuts_what_is_later_than_its_checkpoint(
     at: int, fashion: Network, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

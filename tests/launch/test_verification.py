@@ -191,7 +191,7 @@ def test_a_resume_computes_again_what_the_manifest_does_not_confirm(
 
 
 @pytest.mark.parametrize("name", ["images/0000_x.png", "frames/0000_0/iter_000099.png", "tars/000009.tar"])
-@pytest.mark.parametrize("store", ["files", "tar", "merged"])
+@pytest.mark.parametrize("store", ["files", "tar", pytest.param("merged", marks=pytest.mark.slow)])
 def test_a_file_that_was_added_is_named_by_all_commands_with_a_remedy_that_works(
     store: str, name: str, smooth: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -231,7 +231,7 @@ def test_a_segment_or_mask_that_was_added_is_deleted_by_a_resume(name: str, run:
 
 
 @pytest.mark.parametrize("pattern", ["figure.png", "evidence.json", "report.html", "evidence.png"])
-@pytest.mark.parametrize("change", [flip, cut, unlink])
+@pytest.mark.parametrize("change", [flip, pytest.param(cut, marks=pytest.mark.slow), unlink])
 def test_derived_files_are_made_again(
     change: Callable[[str], Edit], pattern: str, run: Path, smooth: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,7 @@ def _read(file: Path) -> np.ndarray:
     return tifffile.imread(file) if file.suffix == ".tif" else decode_png16(file.read_bytes())
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("suffix", "dtype", "channels"),
     [

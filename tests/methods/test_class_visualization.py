@@ -94,7 +94,14 @@ def test_evaluations_are_counted_apart(smooth: Network, train: Train) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [lambda: Adam(0.05), lambda: SGD(0.5), lambda: NormalizedAscent(0.3), HillClimb, ExtraGradient]
+    "rule",
+    [
+        lambda: Adam(0.05),
+        pytest.param(lambda: SGD(0.5), marks=pytest.mark.slow),
+        pytest.param(lambda: NormalizedAscent(0.3), marks=pytest.mark.slow),
+        pytest.param(HillClimb, marks=pytest.mark.slow),
+        ExtraGradient,
+    ],
 )
 def test_slots_equal_runs_of_one_in_float64(smooth: Network, train: Train, rule: Callable[[], StepRule]) -> None:
     """Seven tasks in three slots, whose images differ in iteration, against one slot."""
@@ -126,7 +133,7 @@ def test_an_unknown_layer_is_rejected_with_suggestions(smooth: Network, train: T
         train(method(smooth, objective=objective), tasks_for(smooth, [1]))
 
 
-@pytest.mark.parametrize("slots", [2, 3, 8])
+@pytest.mark.parametrize("slots", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow)])
 def test_draws_and_gradients_do_not_depend_on_the_batch(smooth: Network, train: Train, slots: int) -> None:
     tasks = tasks_for(smooth, [i % 5 for i in range(9)])
     many = Recorder(

@@ -159,7 +159,15 @@ class Kill(ExactCheckpoint):
             raise RuntimeError("killed")
 
 
-@pytest.mark.parametrize("step", [ITERATIONS, ITERATIONS + 7, 3 * ITERATIONS - 1, 3 * ITERATIONS])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(ITERATIONS, marks=pytest.mark.slow),
+        ITERATIONS + 7,
+        3 * ITERATIONS - 1,
+        pytest.param(3 * ITERATIONS, marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_restart_is_bit_equal(step: int, train: Train, tmp_path: Path) -> None:
     """Three tasks in two slots, killed between two images, and within the second one and the third one."""
     tasks = bright_tasks(seed_with(2), seed_with(1), seed_with(0))

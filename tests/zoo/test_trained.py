@@ -87,7 +87,7 @@ def test_accuracy_of_the_images_of_the_package(name: str, fashion: tuple[torch.T
     assert (network.channels, network.size) == (1, (28, 28))
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("name", ["planted_cnn", "planted_vit", pytest.param("planted_bands", marks=pytest.mark.slow)])
 def test_planted_networks_read_the_glyph_and_nothing_else(name: str) -> None:
     network = lv.load_network(f"zoo/{name}")
     draw, count = (planted_bands, 150) if name == "planted_bands" else (planted_images, 500)

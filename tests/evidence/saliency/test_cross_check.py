@@ -433,7 +433,14 @@ def test_a_map_of_many_evaluations_without_terms_is_stopped_at_the_time_limit(sm
     assert found.by_index[1].controls
 
 
-@pytest.mark.parametrize("methods", [["gradient"], ["gradient", "grad_cam"], ["smoothgrad", "gradient"]])
+@pytest.mark.parametrize(
+    "methods",
+    [
+        pytest.param(["gradient"], marks=pytest.mark.slow),
+        ["gradient", "grad_cam"],
+        pytest.param(["smoothgrad", "gradient"], marks=pytest.mark.slow),
+    ],
+)
 def test_of_many_maps_one_of_each_method_is_compared_in_any_case(
     methods: list[str], smooth: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
