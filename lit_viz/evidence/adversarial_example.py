@@ -33,7 +33,6 @@ from lit_viz.runs.evidence import (
     RobustnessEvidence,
     RobustnessPoint,
 )
-from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import AdversarialRecord, radius_text
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.utils.parts import settings_of, short_name
@@ -71,7 +70,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
         self._valid = self.outcomes  # whose files match their records
 
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
-        if self.storage.path is None:
+        if not self.settings.reads_files:
             return {}
         attack = self.module.attack
         if self.settings.trust and not isinstance(attack, BudgetAttack):
@@ -89,9 +88,10 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
 
     def _explain(self) -> EvidencePart:
         """Compute saliency maps of originals and adversarial images, if the options select them."""
-        assert self.storage.path is not None
-        is_missing = self.settings.at_end_of_run or not (self.storage.path / EXPLAINED).exists()
-        if not (self.settings.explain and is_missing):
+        folder = self.storage.path  # the figure is drawn there
+        if folder is None or not self.settings.explain:
+            return EvidencePart()
+        if not self.settings.at_end_of_run and (folder / EXPLAINED).exists():
             return EvidencePart()
         network = self.module.network.fast()
         explained: list[ExplainedAttack] = []
@@ -120,11 +120,9 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
         The counts are of the computed verdicts. A record gets these where they differ by no more than rounding; of a
         file that is not as recorded, the verdicts are withdrawn.
         """
-        folder, settings = self.storage.path, self.settings
-        assert folder is not None
-        stored = [outcome for outcome in self.outcomes if outcome.record.file and outcome.record.status != "failed"]
+        stored = [outcome for outcome in self.outcomes if outcome.has_image and outcome.record.status != "failed"]
         files = [self._recorded_file(outcome) for outcome in stored]
-        results = mismatches(files, self.module.network, self.module.capacity, folder, settings.notify)
+        results = mismatches(files, self.module.network, self.module.capacity, self.settings.notify)
         amended: list[AdversarialRecord] = []
         wrong: dict[int, str] = {}  # name by task
         counts: Counter[str] = Counter()
@@ -150,14 +148,14 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
         return EvidencePart(Evidence(files=evidence), not wrong)
 
     def _recorded_file(self, outcome: Outcome[AdversarialRecord]) -> RecordedFile:
-        module, folder, record = self.module, self.storage, outcome.record
-        assert isinstance(folder, FolderStorage)
-        task = goal_task(module, folder.queue().of_index(record.index), record)
+        module, record = self.module, outcome.record
+        task = goal_task(module, self.storage.task(record.index), record)
         eps = None
         if isinstance(module.attack, BudgetAttack):
             eps = module.attack.eps if task.eps is None else float(task.eps)
         return RecordedFile(
-            file=folder.path / str(record.file),
+            file=record.file or record.key,
+            read=outcome.file_image,
             record=record,
             source=outcome.source,
             resolve=partial(module.resolve_task, task),

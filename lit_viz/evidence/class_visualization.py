@@ -27,7 +27,6 @@ from lit_viz.methods import ClassVisualization
 from lit_viz.methods.photographs import contrast_fields
 from lit_viz.networks import Network
 from lit_viz.runs.evidence import Evidence, ImageEvidence
-from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import Judgment, VisualizationRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record, Task
@@ -55,7 +54,7 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization, Visualizati
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
         if self.settings.at_end_of_run:
             return {"held_out": self._raise_judge_error}
-        if self.storage.path is None:
+        if not self.settings.reads_files:
             return {}
         parts = {"held_out": self._judge, "pictures": self._verify_files}
         if self.settings.images:
@@ -72,7 +71,7 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization, Visualizati
         """Evaluate the held-out networks on the files."""
         judges = held_out_judge(self.module.network)
         for outcome in self.done:
-            image, record = outcome.image(), outcome.record
+            image, record = outcome.file_image(), outcome.record
             if record.target is not None:
                 assert image is not None
                 computed = self.module.judge(image, record.target, judges)
@@ -86,18 +85,16 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization, Visualizati
 
         The probabilities and objectives that are stated are the computed ones.
         """
-        folder = self.storage
-        assert isinstance(folder, FolderStorage)
         verdicts: list[dict[str, Any]] = []
         wrong: list[tuple[str, str]] = []
         names: list[str] = []
         for outcome in self.done:
             record = outcome.record
-            evaluated = _evaluate(outcome, folder.queue().of_index(record.index), self.module)
+            evaluated = _evaluate(outcome, self.storage.task(record.index), self.module)
             reasons = [*self._reasons[record.index], *evaluated.mismatches(record, self.module)]
             verdicts.append({"index": record.index} | evaluated.verdict(record, self.module.network))
             if reasons:
-                wrong.append((str(record.file), "; ".join(reasons)))
+                wrong.append((record.file or record.key, "; ".join(reasons)))
                 names.append(record.name)
         report_mismatches(wrong, self.settings.notify)
         count = len(verdicts)
@@ -110,7 +107,7 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization, Visualizati
         """Compute how natural the images are, compared with photographs of their classes."""
         images: list[tuple[Record, Tensor]] = []
         for outcome in self.done:
-            image = outcome.image()
+            image = outcome.file_image()
             if outcome.record.target is not None and image is not None:
                 images.append((outcome.record, image))
         naturalness = class_image_naturalness(self.module.network, self.settings.images, images)
@@ -187,7 +184,7 @@ class _Evaluated:
 
 def _evaluate(outcome: Outcome[VisualizationRecord], task: Task, module: ClassVisualization) -> _Evaluated:
     """Evaluate the file of an outcome by the original network."""
-    image = outcome.image()
+    image = outcome.file_image()
     assert image is not None
     logits, objective = module.evaluate_original(image, task)
     return _Evaluated(task, Scored.of(module.network, logits), objective)

@@ -19,7 +19,6 @@ from lit_viz.localization.objects import Localization, import_opencv, localize_r
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
 from lit_viz.runs.evidence import Evidence, RecordEvidence, TextEvidence
-from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.utils.files import plain
@@ -183,18 +182,16 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
 
     def _mismatches(self, record: SaliencyRecord, attribution: Tensor | None, scored: Scored | None) -> Iterator[str]:
         """Yield the differences of a record from what is computed."""
-        folder = self.storage
-        assert isinstance(folder, FolderStorage)
         if attribution is None:
             yield "its map is missing"
             return
-        if record.scale is not None and (folder.config.get("run") or {}).get("store") != "tar":
+        if record.scale is not None and record.offset is None:  # in no tar
             yield f"scale None, recorded {record.scale}"
         if reference_boxes(self.settings) is None and record.box is not None:
             yield f"box None, recorded {record.box}"
         if reference_boxes(self.settings) is None and record.iou is not None:
             yield f"iou None, recorded {record.iou}"
-        task = folder.queue().of_index(record.index)
+        task = self.storage.task(record.index)
         yield from map_mismatches(record, task, self.module, attribution, scored)
 
     def _measure(self) -> EvidencePart:

@@ -9,6 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from lit_viz.attacks.norms import lengths
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result
 from lit_viz.evidence.attacks.files import RecordedFile
@@ -16,15 +19,15 @@ from lit_viz.evidence.attacks.mismatches import mismatches
 from lit_viz.evidence.attacks.robustness import wilson_interval
 from lit_viz.evidence.comparison import goal_task
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier, means
+from lit_viz.images.reading import decode, encode_png
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.photographs import resolve
 from lit_viz.methods.universal_perturbation import magnification
-from lit_viz.runs.contents import exact_image
 from lit_viz.runs.evidence import Evidence, FileEvidence
-from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.reading import exact_image, read_image
 from lit_viz.runs.records import UniversalRecord, has_several_radii, label_with_eps
 from lit_viz.runs.results import Outcome, records_of
-from lit_viz.types import Curve, Record, Task
+from lit_viz.types import Curve, Picture, Record, Task
 from lit_viz.utils.parts import short_name
 
 _TOLERANCE = 1e-6  # relative, of a length, for another order of summation
@@ -36,7 +39,7 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation, Unive
     applicable: ClassVar[tuple[str, ...]] = ("trust",)
 
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
-        if self.storage.path is None:
+        if not self.settings.reads_files:
             return {}
         return {"files": self._verify_files}
 
@@ -71,9 +74,8 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation, Unive
     def _verify(self, outcome: Outcome, record: UniversalRecord) -> tuple[int, UniversalRecord, list[str]]:
         """Return the number of files of a perturbation, its record with the rates of the files that are as recorded,
         and the names of the others."""
-        module, folder, notify = self.module, self.storage, self.settings.notify
-        assert isinstance(folder, FolderStorage)
-        task = folder.queue().of_index(record.index)
+        module, notify = self.module, self.settings.notify
+        task = self.storage.task(record.index)
         photographs = {int(fields["index"]): Task(**fields) for fields in task.photographs or ()}
         files: list[RecordedFile] = []
         wrong: list[str] = []
@@ -81,12 +83,12 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation, Unive
         for image in images:
             if image.record.status == "failed":
                 notify(f"{image.record.name}: {image.record.error}")
-            elif isinstance(image.image, Path) and image.record.index in photographs:
+            elif image.image is not None and image.record.index in photographs:
                 files.append(self._recorded_file(image, task, photographs[image.record.index]))
             else:
                 wrong.append(image.record.name)
         verified: list[PerturbedImageRecord] = []
-        results = mismatches(files, module.network, module.capacity, folder.path, notify)
+        results = mismatches(files, module.network, module.capacity, notify)
         for file, (values, reason) in zip(files, results, strict=True):
             assert isinstance(file.record, PerturbedImageRecord)
             held_out = bool(photographs[file.record.index].held_out)
@@ -105,9 +107,10 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation, Unive
         """Return a photograph's file with its record."""
         module, record = self.module, image.record
         return RecordedFile(
-            file=Path(str(image.image)),
+            file=record.file or record.name,
+            read=partial(_file_image, image.image),
             record=record,
-            source=partial(exact_image, Path(str(image.source))),
+            source=partial(_photograph, image.source),
             resolve=partial(resolve, goal_task(module, photograph, record), labels=module.network.labels),
             norm=module.attack.norm,
             eps=self._eps(task),
@@ -120,9 +123,8 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation, Unive
         self, outcome: Outcome, record: UniversalRecord, photographs: Sequence[PerturbedImageRecord]
     ) -> Iterator[str]:
         """Yield where the record of a perturbation is not that of its photographs, its array and the attack."""
-        folder, attack = self.storage, self.module.attack
-        assert isinstance(folder, FolderStorage)
-        eps = self._eps(folder.queue().of_index(record.index))
+        attack = self.module.attack
+        eps = self._eps(self.storage.task(record.index))
         expected = _with_rates(record, photographs)
         array = outcome.array()
         measured = {} if array is None else lengths(array.double())
@@ -156,6 +158,22 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation, Unive
             for name, rate in module.finished_metrics(result.record).items():
                 rates[name].append(rate)
         return super().test_numbers(module, results) | means(rates)
+
+
+def _file_image(picture: Picture | None) -> Tensor | None:
+    """Return the image ``(C, H, W)`` in [0, 1] of a file, or as a file has it."""
+    if picture is None:
+        return None
+    return read_image(picture) if isinstance(picture, Path) else decode(encode_png(picture))
+
+
+def _photograph(picture: Picture | None) -> Tensor | None:
+    """Return a photograph ``(C, H, W)`` in [0, 1] as the network received it."""
+    if isinstance(picture, Path):
+        return exact_image(picture)
+    if picture is None or picture.dtype != torch.uint8:
+        return picture
+    return picture.float() / 255
 
 
 def _with_rates(record: UniversalRecord, photographs: Sequence[PerturbedImageRecord]) -> UniversalRecord:

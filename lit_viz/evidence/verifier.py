@@ -44,6 +44,8 @@ class EvidenceSettings:
         images: files and folders with which class images are compared.
         notify: receives lines for the terminal.
         precision: Lightning's name of the half precision of the run; None for another precision.
+        reads_files: whether the evidence is computed that reads the files of images; in memory they are encoded and
+            decoded.
     """
 
     at_end_of_run: bool = True
@@ -56,6 +58,7 @@ class EvidenceSettings:
     images: Sequence[str] = ()
     notify: Notify = ignore
     precision: str | None = None
+    reads_files: bool = True
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class OutcomeVerifier(Generic[AnyMethod, R]):
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
         """Return the functions that compute the parts of the evidence, in order, by the names of the parts.
 
-        In memory there is no evidence that reads files: :meth:`~lit_viz.runs.results.Storage.files` writes them.
+        Without ``reads_files`` there is no evidence that reads files.
         """
         return {}
 
@@ -166,7 +169,7 @@ class OutcomeVerifier(Generic[AnyMethod, R]):
         storage = MemoryStorage(results)
         outcomes: Sequence[Outcome[Any]] = storage.outcomes()
         precision = half_precision(module.trainer.precision)
-        cls(module, outcomes, storage, EvidenceSettings(precision=precision)).verify()
+        cls(module, outcomes, storage, EvidenceSettings(precision=precision, reads_files=False)).verify()
         evidence = storage.evidence()
         for text in evidence.failure_texts.values():
             rank_zero_warn(text)

@@ -219,7 +219,8 @@ def _run_in_memory(
     storage = MemoryStorage(configure=partial(_configuration, module, form))
     fit(trainer, options, module, tasks, [RunWriter(storage), Progress(notify)])
     outcomes = storage.outcomes()
-    verify_outcomes(module, outcomes, storage, evidence_settings(options, notify or ignore))
+    settings = replace(evidence_settings(options, notify or ignore), reads_files=False)  # at the first access
+    verify_outcomes(module, outcomes, storage, settings)
     storage.amend(records_of(outcomes))
     return Run(module, tasks.tasks, options, storage)
 

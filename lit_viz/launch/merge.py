@@ -14,6 +14,7 @@ from lit_viz.launch.resume import changed_arguments, differs_in
 from lit_viz.runs.access import check_new, folder_lock, is_run
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.merging import intact_tasks, merge_tasks, new_folder
+from lit_viz.runs.seal import Seal
 from lit_viz.runs.stored import QueuePart
 from lit_viz.runs.tar_store import open_run
 from lit_viz.runs.verification import verify
@@ -61,7 +62,7 @@ def _is_unfinished_merge(out: Path, paths: Sequence[str | Path]) -> bool:
     folder = open_run(out)
     merged = {Path(shard["folder"]).resolve() for shard in folder.recorded.get("shards") or ()}
     given = {path.resolve() for path in shard_folders(paths)}
-    return merged == given and not folder.seal_on_disk().is_complete
+    return merged == given and not Seal.read(folder.path).is_complete
 
 
 def _merge(paths: Sequence[str | Path], out: Path, partial: bool, notify: Notify) -> None:

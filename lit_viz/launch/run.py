@@ -355,9 +355,16 @@ class Run:
         tasks = storage.queue() if isinstance(storage, FolderStorage) else self._tasks
         return Run(self._module, tasks, replace(self._options, out=storage.path), storage)
 
-    def shown_in(self, storage: Storage) -> Run:
-        """Return the run whose figure, report and evidence are made: that of a sample, if the storage holds one."""
-        return self if storage is self._storage else self._in(storage)
+    def sample(self) -> Run:
+        """Return the run with the tasks that figure, report and evidence are of: of a store of tars, only some."""
+        storage = self._on_rank_zero()
+        outcomes = storage.sample()
+        if len(outcomes) == len(storage.records()):
+            return self
+        tasks = [storage.task(outcome.record.index) for outcome in outcomes]
+        sample = Run(self._module, tasks, self._options, storage)
+        sample.outcomes = outcomes
+        return sample
 
     def _on_rank_zero(self) -> Storage:
         if self._storage is None:
@@ -436,12 +443,11 @@ class Run:
             self._verify(evidence_settings(self._options, ignore))
 
     def _verify(self, settings: EvidenceSettings) -> bool:
-        """Compute the evidence of a run in memory, with its files in a temporary folder."""
+        """Compute the evidence of a run in memory."""
         storage = self._on_rank_zero()
         self._network.refresh()
-        with gradients_enabled(), failures_of_run(self._module, self._options), storage.files() as folder:
-            assert isinstance(folder, FolderStorage)
-            passed = verify_outcomes(self._module, folder.outcomes(), folder, settings)
+        with gradients_enabled(), failures_of_run(self._module, self._options):
+            passed = verify_outcomes(self._module, storage.outcomes(), storage, settings)
         self.outcomes = storage.outcomes()
         return passed
 
@@ -602,9 +608,12 @@ def verify_outcomes(
     if module.network.draws:
         storage.merge_evidence(Evidence(one_draw=True))
         settings.notify(ONE_DRAW)
-    unchecked = storage.evidence().unchecked_text
-    if unchecked:
-        settings.notify(unchecked)
+    done = sum(outcome.record.status == "done" for outcome in outcomes)
+    unchecked = Evidence(unchecked=storage.done - done)
+    if unchecked.unchecked or storage.evidence().unchecked:
+        storage.merge_evidence(unchecked)
+    if unchecked.unchecked:
+        settings.notify(unchecked.unchecked_text)
     return verifier.verify(presentation.show)
 
 
@@ -682,14 +691,13 @@ def complete(
         False if a check has failed.
     """
     passed = True
-    with folder.files() as shown_folder:
-        shown = run.shown_in(shown_folder)
-        if settings is not None:
-            with shown.captions():
-                passed = verify_outcomes(module, shown.outcomes, shown_folder, settings)
-        if draws:
-            shown.draw()  # the figure shows evidence
-        write_report(shown_folder, shown.presentation, folder.path)
+    sample = run.sample()
+    if settings is not None:
+        with sample.captions():
+            passed = verify_outcomes(module, sample.outcomes, folder, settings)
+    if draws:
+        sample.draw()  # the figure shows evidence
+    write_report(folder, sample.presentation, sample.outcomes)
     folder.seal()
     return passed
 

@@ -17,6 +17,7 @@ from lit_viz.runs.access import is_run
 from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage, write_exports
 from lit_viz.runs.layout import CONFIG, LAST_CHECKPOINT, MANIFEST, SEGMENTS
+from lit_viz.runs.seal import Seal
 from lit_viz.runs.segments import segment_files
 from lit_viz.runs.verification import verify_segments
 
@@ -143,7 +144,7 @@ def _state_of(folder: FolderStorage, stale: float) -> RunState:
     state = RunState(str(path), "running", tasks, counts["done"], counts["skipped"], counts["failed"])
     saves = [_time_of(file) for file in (path / CONFIG, path / MANIFEST, path / LAST_CHECKPOINT, *segment_files(path))]
     age = max(time.time() - max(saves), 0.0)
-    if folder.seal_on_disk().is_complete:
+    if Seal.read(folder.path).is_complete:
         return replace(state, state="complete", age=age)
     rate = None if state.finished == tasks else _rate(folder, max(saves))
     if age > stale:

@@ -20,9 +20,9 @@ from lit_viz.figures.layout import pixels
 from lit_viz.figures.sheet import tile
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow, RunResults
 from lit_viz.presentations import Presentation, presentation_of
-from lit_viz.runs.contents import top5_of
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import RECORDED
+from lit_viz.runs.reading import top5_of
 from lit_viz.types import Curve, Picture, Record, Task, slug
 from lit_viz.utils.limits import MOST_IN_GRIDS
 
@@ -146,7 +146,11 @@ class FolderRows:
                 yield partial(self._log_snapshot, names[snapshot.task.index], snapshot, records.get(key))
 
     def _log_snapshot(self, name: str, snapshot: Snapshot, record: Record | None, adapter: ImageAdapter) -> None:
-        images = self.folder.images_at(snapshot.task.key, snapshot.iteration)
+        images: dict[str, Path] = {}
+        for kind, frames in self.folder.frames(snapshot.task.key).items():
+            file = dict(frames).get(snapshot.iteration)
+            if file is not None:
+                images[kind] = file
         if record is not None and record.iterations == snapshot.iteration:
             snapshot = replace(snapshot, file_metrics=_with_file_metrics(snapshot.metrics, record))
         if "image" in images:
@@ -188,7 +192,7 @@ class _TaskGrid:
         self._name = f"{tasks[0].index:04d}-{tasks[-1].index:04d}"
         self._frames: list[tuple[Task, Sequence[tuple[int, Path]]]] = []
         for task in tasks:
-            frames = folder.frames(task.key)
+            frames = folder.frames(task.key).get("image")
             if frames:
                 self._frames.append((task, frames))
 
@@ -227,7 +231,7 @@ class _TaskGrid:
 
     @cached_property
     def _curves(self) -> Mapping[str, Mapping[str, Curve]]:
-        return self._folder.metrics.of_tasks([task.key for task in self._tasks])
+        return {task.key: self._folder.curves(task.key) for task in self._tasks}
 
     @cached_property
     def _records(self) -> Mapping[int, Record]:

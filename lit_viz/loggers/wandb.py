@@ -30,8 +30,8 @@ from lit_viz.loggers.base import (
     stored_run_id,
 )
 from lit_viz.presentations import EvidenceItem
-from lit_viz.runs.contents import top5_of
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.reading import top5_of
 from lit_viz.types import Record
 from lit_viz.utils.files import delete_entry, write_text
 from lit_viz.utils.formatting import Notify, command_line
@@ -183,7 +183,7 @@ def _iteration_table(folder: FolderStorage) -> wandb.Table:
     remaining = _MAX_IMAGES
     for task in folder.queue():
         probabilities = dict(curves.get(task.key, ()))
-        frames = folder.frames(task.key)[:remaining]
+        frames = folder.frames(task.key).get("image", ())[:remaining]
         remaining -= len(frames)
         for iteration, file in frames:
             top5 = top5_of(file)

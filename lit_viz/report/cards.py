@@ -15,9 +15,9 @@ from lit_viz.presentations import Presentation, TableRow
 from lit_viz.report.images import image_uri, is_embeddable
 from lit_viz.report.plots import CurvePlot, plot_curves
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import label_with_lr
-from lit_viz.types import Curve, Record
+from lit_viz.runs.results import Outcome
+from lit_viz.types import Picture, Record
 from lit_viz.utils.limits import MOST_PERTURBED, evenly
 
 MAX_FRAMES = 12  # of a card
@@ -28,8 +28,8 @@ class LoggedImage:
     """Files of an iteration."""
 
     iteration: int | None  # None for a result that differs from the last logged image
-    image: Path
-    difference: Path | None  # magnified, to the photograph
+    image: Picture
+    difference: Picture | None  # magnified, to the photograph
 
     def embed(self) -> Frame:
         """Return the images as data URIs."""
@@ -97,10 +97,8 @@ class Card:
 
 
 def build_card(
-    folder: FolderStorage,
-    record: Record,
+    outcome: Outcome,
     row: TableRow,
-    metrics: Mapping[str, Curve],
     presentation: Presentation,
     evidence: Evidence,
     budget: float,
@@ -108,18 +106,17 @@ def build_card(
     """Return the card of a task.
 
     Args:
-        folder: run folder.
-        record: of the task.
+        outcome: of the task.
         row: of the results table.
-        metrics: curves by metric.
         presentation: of the method.
         evidence: of the run.
         budget: size of the embedded images in bytes.
     """
-    perturbed = _perturbed_pairs(folder, record.key)
+    record = outcome.record
+    perturbed = _perturbed_pairs(outcome)
     for pair in perturbed:
         budget -= len(pair.original) + len(pair.image)
-    logged = _logged_images(folder, record)
+    logged = _logged_images(outcome)
     frames = _fit(logged, budget)
     subtitle = presentation.subtitle(record)
     return Card(
@@ -128,7 +125,7 @@ def build_card(
         subtitle=subtitle,
         facets=presentation.facets(record, evidence),
         row=_without_titles(row, record.name, subtitle),
-        curves=plot_curves(metrics, [frame.iteration for frame in frames]),
+        curves=plot_curves(outcome.curves(), [frame.iteration for frame in frames]),
         stacks=_stacks(record.name, frames, presentation.result),
         labels=[frame.label for frame in frames],
         logged=len(logged),
@@ -160,16 +157,17 @@ def _without_titles(row: TableRow, name: str, subtitle: str) -> TableRow:
     return {column: text for column, text in row.items() if text not in stated}
 
 
-def _logged_images(folder: FolderStorage, record: Record) -> list[LoggedImage]:
+def _logged_images(outcome: Outcome) -> list[LoggedImage]:
     """Return the logged images of a task, and its result if that differs from the last one; of a single evaluation the
     last image only."""
-    differences = dict(folder.frames(f"{record.key}.difference"))
+    differences = dict(outcome.frames("difference"))
     images = []
-    for iteration, path in folder.frames(record.key):
-        images.append(LoggedImage(iteration, path, differences.get(iteration)))
-    result = folder.path / (record.picture or "")
-    if not is_embeddable(result):
+    for iteration, picture in outcome.frames():
+        images.append(LoggedImage(iteration, picture, differences.get(iteration)))
+    _, result = outcome.pictures()
+    if result is None or not is_embeddable(result):
         return images
+    record = outcome.record
     if not images or not _have_equal_pixels(images[-1].image, result):
         images.append(LoggedImage(None, result, None))
     if record.iterations is not None and record.iterations <= 1:
@@ -177,8 +175,10 @@ def _logged_images(folder: FolderStorage, record: Record) -> list[LoggedImage]:
     return images
 
 
-def _have_equal_pixels(first: Path, second: Path) -> bool:
+def _have_equal_pixels(first: Picture, second: Picture) -> bool:
     """Compare two image files, of which a logged one also contains the most probable classes; damaged ones differ."""
+    if not isinstance(first, Path) or not isinstance(second, Path):
+        return False
     if first.read_bytes() == second.read_bytes():
         return True
     try:
@@ -202,12 +202,13 @@ def _fit(images: Sequence[LoggedImage], budget: float) -> list[Frame]:
     return []
 
 
-def _perturbed_pairs(folder: FolderStorage, key: str) -> list[PerturbedPair]:
+def _perturbed_pairs(outcome: Outcome) -> list[PerturbedPair]:
     """Return the first photographs of a universal perturbation."""
     pairs = []
-    for perturbed in folder.perturbed_images(key)[:MOST_PERTURBED]:
-        record = perturbed.record
-        original, image = folder.path / (record.original or ""), folder.path / (record.file or "")
+    for perturbed in outcome.perturbed_images()[:MOST_PERTURBED]:
+        record, original, image = perturbed.record, perturbed.source, perturbed.image
+        if original is None or image is None:
+            continue
         if is_embeddable(original) and is_embeddable(image):
             pairs.append(PerturbedPair(record.name, image_uri(original), image_uri(image), _caption(record)))
     return pairs

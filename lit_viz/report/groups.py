@@ -9,7 +9,7 @@ from lit_viz.presentations import Presentation, TableRow
 from lit_viz.report.cards import Card, build_card
 from lit_viz.report.images import image_uri
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
 from lit_viz.utils.formatting import pluralize
 
@@ -72,8 +72,7 @@ def group_tasks(records: Sequence[Record]) -> list[list[int]]:
 
 
 def build_groups(
-    folder: FolderStorage,
-    records: Sequence[Record],
+    outcomes: Sequence[Outcome],
     rows: Sequence[TableRow],
     places: Sequence[Sequence[int]],
     presentation: Presentation,
@@ -83,35 +82,29 @@ def build_groups(
     """Return groups of cards.
 
     Args:
-        folder: run folder.
-        records: of all tasks.
+        outcomes: of all tasks.
         rows: of the results table.
-        places: of the records of each group.
+        places: of the outcomes of each group.
         presentation: of the method.
         evidence: of the run.
         budget: total size of the embedded images in bytes, divided evenly.
     """
-    keys = []
-    for group in places:
-        for place in group:
-            keys.append(records[place].key)
-    metrics = folder.metrics.of_tasks(keys)
+    count = sum(map(len, places))
     groups = []
     for group in places:
-        photograph = _photograph(folder, records, group)
-        share = budget / len(keys) - len(photograph) / len(group)
+        photograph = _photograph([outcomes[place] for place in group])
+        share = budget / count - len(photograph) / len(group)
         cards = []
         for place in group:
-            record = records[place]
-            cards.append(build_card(folder, record, rows[place], metrics[record.key], presentation, evidence, share))
+            cards.append(build_card(outcomes[place], rows[place], presentation, evidence, share))
         groups.append(Group(cards, photograph))
     return groups
 
 
-def _photograph(folder: FolderStorage, records: Sequence[Record], group: Sequence[int]) -> str:
+def _photograph(group: Sequence[Outcome]) -> str:
     """Return the photograph of a group as a data URI; an empty text if there is none."""
-    for place in group:
-        source = folder.path / "sources" / f"{records[place].key}.png"
-        if source.exists():
-            return image_uri(source)
+    for outcome in group:
+        photograph, _ = outcome.pictures()
+        if photograph is not None:
+            return image_uri(photograph)
     return ""

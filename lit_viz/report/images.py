@@ -7,34 +7,38 @@ from base64 import b64encode
 from pathlib import Path
 
 from PIL import Image
+from torch import Tensor
 
 from lit_viz.errors import LitVizError, first_line
-from lit_viz.images.reading import IMAGE_ERRORS
+from lit_viz.images.reading import IMAGE_ERRORS, encode_png
+from lit_viz.types import Picture
 
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".svg": "image/svg+xml"}
 #: Size in bytes up to which a file is embedded unchanged.
 EXACT_BYTES = 16_000
 
 
-def is_embeddable(path: Path) -> bool:
-    """Return whether ``path`` is an existing file in an image format that browsers display."""
-    return path.suffix.lower() in _MEDIA_TYPES and path.is_file()
+def is_embeddable(picture: Picture) -> bool:
+    """Return whether a picture is an image, or an existing file in an image format that browsers display."""
+    return isinstance(picture, Tensor) or (picture.suffix.lower() in _MEDIA_TYPES and picture.is_file())
 
 
-def image_uri(path: Path, width: int | None = None) -> str:
-    """Return an image file as a data URI: a PNG of more than :data:`EXACT_BYTES` as JPEG, other files unchanged.
+def image_uri(picture: Picture, width: int | None = None) -> str:
+    """Return a picture as a data URI: a PNG of more than :data:`EXACT_BYTES` as JPEG, other files unchanged.
 
     Args:
-        path: file.
+        picture: file, or image ``(C, H, W)``.
         width: maximum width in pixels.
 
     Raises:
         LitVizError: the file must be converted and is no image.
     """
+    if isinstance(picture, Tensor):
+        return data_uri(encode_png(picture), width=width)
     try:
-        return data_uri(path.read_bytes(), _MEDIA_TYPES[path.suffix.lower()], width)
+        return data_uri(picture.read_bytes(), _MEDIA_TYPES[picture.suffix.lower()], width)
     except IMAGE_ERRORS as error:
-        raise LitVizError(f"{path} is no image that can be read ({first_line(error)})") from error
+        raise LitVizError(f"{picture} is no image that can be read ({first_line(error)})") from error
 
 
 def data_uri(data: bytes, media_type: str = "image/png", width: int | None = None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lit_viz.presentations import Presentation
 from lit_viz.report.images import image_uri, is_embeddable
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
 
 MAX_THUMBNAILS = 400
@@ -36,20 +36,18 @@ class Thumbnail:
         return ", ".join([self.record.name, *self.facets.values()])
 
 
-def build_index(
-    folder: FolderStorage, records: Sequence[Record], presentation: Presentation, evidence: Evidence
-) -> list[Thumbnail]:
+def build_index(outcomes: Sequence[Outcome], presentation: Presentation, evidence: Evidence) -> list[Thumbnail]:
     """Return the thumbnails of the first :data:`MAX_THUMBNAILS` tasks; none for a few tasks."""
-    if len(records) < MIN_THUMBNAILS:
+    if len(outcomes) < MIN_THUMBNAILS:
         return []
     thumbnails = []
-    ordered = sorted(records, key=lambda record: not presentation.comes_first(record))
-    for record in ordered[:MAX_THUMBNAILS]:
-        file = folder.path / (record.picture or "")
+    ordered = sorted(outcomes, key=lambda outcome: not presentation.comes_first(outcome.record))
+    for outcome in ordered[:MAX_THUMBNAILS]:
+        _, picture = outcome.pictures()
         image = ""
-        if is_embeddable(file):
-            image = image_uri(file, _WIDTH)
-        thumbnails.append(Thumbnail(record, presentation.facets(record, evidence), image))
+        if picture is not None and is_embeddable(picture):
+            image = image_uri(picture, _WIDTH)
+        thumbnails.append(Thumbnail(outcome.record, presentation.facets(outcome.record, evidence), image))
     return thumbnails
 
 

@@ -44,31 +44,34 @@ MAX_RUN_ROWS = 20  # of the table in a notebook
 _EVIDENCE_FIGURES = ("evidence.png", "localization.png", "explained.png")
 
 
-def write_report(folder: FolderStorage, presentation: Presentation, run: Path | None = None) -> Path:
+def write_report(folder: FolderStorage, presentation: Presentation, outcomes: Sequence[Outcome] | None = None) -> Path:
     """Write :data:`REPORT` into the folder of a finished run atomically and return its path.
-
-    If the folder holds a sample of a run, ``run`` is the folder of the whole.
 
     Images are data URIs, and the content security policy forbids any other resource. The page stays below 10 MB: some
     :data:`MAX_CARDS` tasks, by photograph, have a card with up to twelve iterations, the others a row of a table, and
     an index shows and filters all. Omitted content is stated where it is omitted.
+
+    Args:
+        folder: run folder.
+        presentation: of the method.
+        outcomes: of the tasks that the report is about. Default: all.
     """
-    config, records, whole = folder.config, folder.records(), run or folder.path
-    evidence = folder.evidence()
+    outcomes = folder.outcomes() if outcomes is None else outcomes
+    config, records, evidence = folder.config, records_of(outcomes), folder.evidence()
     rows = presentation.table(records)
     places, others = _with_cards(records, presentation)
     more: list[TaskRow] = []
     for place in others[:MAX_ROWS]:
         facets = presentation.facets(records[place], evidence)
         more.append(TaskRow(records[place], facets, rows[place]))
-    index = build_index(folder, records, presentation, evidence)
+    index = build_index(outcomes, presentation, evidence)
     evidence_files = [folder.path / name for name in _EVIDENCE_FIGURES]
     evidence_figures, budget = _figures(evidence_files, FIGURE_BYTES)
     figures, budget = _figures(sorted(folder.path.glob("figure.*")), budget)
     budget += TOTAL_BYTES - FIGURE_BYTES
     for thumbnail in index:
         budget -= len(thumbnail.image)
-    groups = build_groups(folder, records, rows, places, presentation, evidence, budget)
+    groups = build_groups(outcomes, rows, places, presentation, evidence, budget)
     style, script = _resource("report.css"), _resource("report.js")
     page = (
         _environment()
@@ -78,8 +81,8 @@ def write_report(folder: FolderStorage, presentation: Presentation, run: Path | 
             style=Markup(style),
             script=Markup(script),
             title=presentation.heading(records),
-            name=whole.resolve().name,
-            summary=f"{whole} · {_count(folder, len(records))}: {status_summary(record.status for record in records)}",
+            name=folder.path.resolve().name,
+            summary=_summary(folder, records),
             evidence=presentation.evidence_items(evidence, records),
             max_evidence_rows=MAX_EVIDENCE_ROWS,
             evidence_figures=evidence_figures,
@@ -99,7 +102,7 @@ def write_report(folder: FolderStorage, presentation: Presentation, run: Path | 
             more_figures=sorted(path.name for path in folder.path.glob("figure_*")),
             settings=_settings(config),
             has_array_images=has_array_images(config),
-            **_provenance(whole, config, presentation),
+            **_provenance(folder.path, config, presentation),
         )
     )
     path = folder.path / REPORT
@@ -107,10 +110,12 @@ def write_report(folder: FolderStorage, presentation: Presentation, run: Path | 
     return path
 
 
-def _count(folder: FolderStorage, count: int) -> str:
-    """Return the number of images: ``3 images``, or ``100 of 5000 images`` of a part of a run."""
-    part = folder.part
-    return pluralize(count, "image") if part is None else f"{count} of {pluralize(part.total, 'image')}"
+def _summary(folder: FolderStorage, records: Sequence[Record]) -> str:
+    """Return the number of images by status: ``3 images``, or ``100 of 5000 images`` of a part of a run."""
+    part, count = folder.part, len(records)
+    total = len(folder.records()) if part is None else part.total
+    images = pluralize(count, "image") if count == total else f"{count} of {pluralize(total, 'image')}"
+    return f"{folder.path} · {images}: {status_summary(record.status for record in records)}"
 
 
 def _settings(config: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ class LastCheckpoint:
 
     def __init__(self, folder: FolderStorage, checkpoint: dict[str, Any] | None = None) -> None:
         self._folder, self._path = folder, folder.path / LAST_CHECKPOINT
-        self.seal = folder.seal_on_disk()
+        self.seal = Seal.read(folder.path)
         self._checkpoint = checkpoint if checkpoint is not None else self._read()
         self._state = check_run_state(self._checkpoint.get("lit_viz"))
         self._stated = _checked_store(self._checkpoint.get(STORE, {}))

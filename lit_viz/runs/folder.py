@@ -5,24 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import cached_property, lru_cache
+from contextlib import suppress
+from functools import cached_property, lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from threading import RLock
 from typing import Any, ClassVar, TypedDict
 
-import torch
 import yaml
-from torch import Tensor
 
 from lit_viz.engine.shards import Shard
-from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result, Snapshot
+from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.engine.sources import with_source_digests
 from lit_viz.errors import LitVizError
-from lit_viz.images.formats import FileFormat, format_of_map
-from lit_viz.images.rasters import mask_of
-from lit_viz.images.reading import encode_png
 from lit_viz.runs import layout
 from lit_viz.runs.access import (
     check_entries,
@@ -33,11 +28,11 @@ from lit_viz.runs.access import (
     is_empty,
     is_run,
 )
-from lit_viz.runs.contents import TOP5, exact_image, npy_of, read_array, read_image
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.identity import queue_digest, run_digest
 from lit_viz.runs.metrics import HEADER, Metrics, curves_of
-from lit_viz.runs.results import Storage
+from lit_viz.runs.reading import FolderOutcome, frames_of
+from lit_viz.runs.results import Outcome, Storage
 from lit_viz.runs.seal import NOT_OF_THE_RUN, Mismatch, Seal, is_derived, is_evidence, signatures
 from lit_viz.runs.segments import (
     CHANGED,
@@ -52,7 +47,8 @@ from lit_viz.runs.segments import (
     task_line,
 )
 from lit_viz.runs.stored import QueuePart, StoredRecords, StoredTasks, check_inside, queue_part, stored_tasks
-from lit_viz.types import Curve, Picture, Record, Task, index_of, key_of
+from lit_viz.runs.writing import write_frames, write_result
+from lit_viz.types import Curve, Record, Task, index_of, key_of
 from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import (
     FORMAT,
@@ -60,7 +56,6 @@ from lit_viz.utils.files import (
     delete_entry,
     file_version,
     json_line,
-    lines_with_offsets,
     parse_object,
     plain,
     read_regular_text,
@@ -211,7 +206,7 @@ class FolderStorage(Storage):
             LitVizError: the run has another format, or its configuration or queue was changed.
         """
         check_format(str(self.path), self.recorded.get("format"))
-        listed = self.seal_on_disk().files
+        listed = Seal.read(self.path).files
         for name in (layout.CONFIG, layout.QUEUE):
             if name in listed and signatures(self.path, [name])[name] != listed[name]:
                 raise LitVizError(
@@ -245,6 +240,9 @@ class FolderStorage(Storage):
         part = self.part
         return part is not None and part.shard is not None
 
+    def task(self, index: int) -> Task:
+        return self.queue().of_index(index)
+
     def records(self) -> StoredRecords:
         """Return the records of finished tasks, in task order.
 
@@ -267,10 +265,6 @@ class FolderStorage(Storage):
         if parts is None or wrong is not None:
             raise LitVizError(f"{path} is damaged ({wrong}): delete it, and lit-viz check computes it again")
         return Evidence.from_dict(parts)
-
-    def seal_on_disk(self) -> Seal:
-        """Return the seal as it is on the disk."""
-        return Seal.read(self.path)
 
     def write_start(
         self, options: str, recorded: Mapping[str, Any], tasks: Sequence[Task], shard: Shard | None = None
@@ -318,9 +312,8 @@ class FolderStorage(Storage):
             self._counts = dict(self._segments.counts)
             return self._segments
 
-    def _contents(self, key: str) -> Contents:
+    def _contents(self, index: int) -> Contents:
         """Return files and rows of a task."""
-        index = index_of(key)
         in_progress = self.in_progress.get(index)
         if in_progress is not None:
             return in_progress
@@ -333,15 +326,12 @@ class FolderStorage(Storage):
             return Contents()
         return Contents(values["files"], values["rows"])
 
-    def _task_rows(self, keys: Collection[str] | None) -> Iterator[tuple[str, list[Any]]]:
+    def _task_rows(self) -> Iterator[tuple[str, list[Any]]]:
         """Yield key and rows of each task, finished ones first; see :class:`~lit_viz.runs.metrics.Metrics`."""
-        if keys is None:
-            for values in self.segments.all():
-                yield key_of(values["index"], values["record"]["name"]), values["rows"]
-            others = sorted({*self._pending, *self.in_progress})
-            keys = [self.queue().of_index(index).key for index in others]
-        for key in keys:
-            yield key, self._contents(key).rows
+        for values in self.segments.all():
+            yield key_of(values["index"], values["record"]["name"]), values["rows"]
+        for index in sorted({*self._pending, *self.in_progress}):
+            yield self.task(index).key, self._contents(index).rows
 
     def mismatches(self) -> Iterator[tuple[int, Mismatch]]:
         """Yield the files of finished tasks that are not as written, with the index of the task."""
@@ -360,7 +350,7 @@ class FolderStorage(Storage):
     def damaged_segments(self) -> list[Mismatch]:
         """Return the segments that are not as written; those of a complete run are compared with its seal too."""
         found = [Mismatch(f"{layout.SEGMENTS}/{name}", reason) for name, reason in self.segments.damaged.items()]
-        seal = self.seal_on_disk()
+        seal = Seal.read(self.path)
         if seal.is_complete:
             names = {mismatch.name for mismatch in found}
             found += [
@@ -439,7 +429,7 @@ class FolderStorage(Storage):
         self._segments = None
 
     def _unseal(self) -> None:
-        if self.seal_on_disk().is_complete:
+        if Seal.read(self.path).is_complete:
             Seal.write(self.path, complete=False)
 
     def merge_evidence(self, evidence: Evidence) -> None:
@@ -463,11 +453,6 @@ class FolderStorage(Storage):
                 if is_derived(name) or is_evidence(name):
                     (self.path / name).unlink(missing_ok=True)
 
-    @contextmanager
-    def files(self) -> Iterator[FolderStorage]:
-        """Yield the run folder."""
-        yield self
-
     def save(self, path: str | Path) -> FolderStorage:
         """Copy the run to a new run folder; return it."""
         copy = FolderStorage.create(path)
@@ -479,37 +464,18 @@ class FolderStorage(Storage):
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
         """Write the frames of a snapshot; its metrics are written with the finished task."""
-        key, iteration = snapshot.task.key, snapshot.iteration
-        if snapshot.image is not None:
-            texts: dict[str, str] = {}
-            if snapshot.top5:
-                texts[TOP5] = json.dumps([(name, round(probability, 4)) for name, probability in snapshot.top5])
-            self._write_png(f"frames/{key}/{layout.frame_name(iteration)}", snapshot.image, texts)
-        for name, image in snapshot.extra_images.items():
-            self._write_png(f"frames/{key}.{name}/{layout.frame_name(iteration)}", image)
+        write_frames(snapshot, self._write)
         if snapshot.metrics:
-            self._contents_of(key).add_row(self._snapshots, iteration, snapshot.metrics)
+            self._in_progress(snapshot.task.index).add_row(self._snapshots, snapshot.iteration, snapshot.metrics)
             self._snapshots += 1
 
     def add_result(self, result: Result) -> Record:
         """Write image and array of a finished task; return its record, which the next :meth:`commit` writes."""
-        key, file, array = result.task.key, None, None
-        if result.source is not None:
-            self._write_source(key, result)
-        if result.image is not None:
-            file = self._write_image(key, result)
-        if result.array is not None:
-            array = self._write_array(f"arrays/{key}.npy", result.array)
-            self._write_geometry(key, result)
-        if result.terms is not None:
-            self._write_array(layout.terms_name(key), result.terms)
-        if result.perturbed_images:
-            self._write_perturbed_images(key, result.perturbed_images)
-        record = result.record.amend(file=file, array=array)
-        contents = self._contents_of(key)
+        record = write_result(result, self._write)
+        contents = self._in_progress(record.index)
         text = json_line(record.to_dict())[:-1]
         self._pending[record.index] = task_line(record, self.digest, text, contents.text())
-        del self.in_progress[result.task.index]
+        del self.in_progress[record.index]
         if len(self._pending) >= MOST_TASKS:
             self.commit()
         return record
@@ -540,145 +506,41 @@ class FolderStorage(Storage):
         numbers = [int(path.stem.rpartition("-")[2]) for path in segment_files(self.path)]
         return f"{start}{max(numbers, default=-1) + 1:06d}"
 
-    # -- files of a task
-
-    def _write_source(self, key: str, result: Result) -> None:
-        """Write a photograph ``(C, H, W)`` in [0, 1] as the network received it, and off the 8-bit lattice also as an
-        array."""
-        image, picture = result.source, result.source_picture
-        assert image is not None
-        assert picture is not None
-        levels = image.detach().cpu().double() * 255
-        if result.record.format is not None or bool((levels - levels.round()).abs().max() > 1e-4):
-            self._write_array(f"sources/{key}.npy", image)
-        self._write_png(f"sources/{key}.png", picture)
-
-    def _write_image(self, key: str, result: Result) -> str:
-        """Write a final image in its format; if that is no picture of 8 bits, also the drawn bands."""
-        image, picture = result.image, result.picture
-        assert image is not None
-        assert picture is not None
-        if result.array is not None or result.record.format is None:
-            return self._write_png(f"images/{key}.png", image)
-        file_format = FileFormat.of(result.record.format)
-        self._write_png(f"images/{key}.drawn.png", picture)
-        return self._write(f"images/{key}{file_format.suffix}", file_format.encode(image))
-
-    def _write_geometry(self, key: str, result: Result) -> None:
-        """Write the map of a GeoTIFF also as a TIFF with its tags, so that a viewer lays it over the source."""
-        source = FileFormat.of(result.record.format)
-        if result.array is not None and source.tags:
-            values = result.array.float().cpu().clone()
-            values[..., mask_of(result.record.no_data, (values.shape[-2], values.shape[-1]))] = torch.nan
-            self._write(f"arrays/{key}.tif", format_of_map(source).encode_values(values.numpy()))
-
-    def _write_perturbed_images(self, key: str, images: Sequence[PerturbedImage]) -> None:
-        lines = []
-        for image in images:
-            name = f"photographs/{key}/{key_of(image.record.index, image.record.name)}"
-            file = original = None
-            if isinstance(image.image, Tensor) and isinstance(image.source, Tensor):
-                file = self._write_png(f"{name}.png", image.image)
-                original = self._write_png(f"{name}.original.png", image.source)
-                if image.source.dtype != torch.uint8:  # off the 8-bit lattice, so that the PNG is rounded
-                    self._write_array(f"{name}.original.npy", image.source)
-            lines.append(json_line(image.record.amend(file=file, original=original).to_dict()))
-        self._write(f"photographs/{key}.jsonl", "".join(lines).encode())
-
-    def _write_png(self, relative: str, image: Tensor, text: Mapping[str, str] | None = None) -> str:
-        return self._write(relative, encode_png(image, text))
-
-    def _write_array(self, relative: str, array: Tensor) -> str:
-        return self._write(relative, npy_of(array.detach().cpu().float()))
-
-    def _write(self, relative: str, content: bytes) -> str:
+    def _write(self, name: str, content: bytes) -> None:
         """Write a file of a task: its name starts with the task's key in one of the folders."""
         self._check_exists()
-        write_bytes(self.path / relative, content, sync=False)
-        self._contents_of(relative.split("/")[1]).add_file(relative, content)
-        return relative
+        write_bytes(self.path / name, content, sync=False)
+        self._in_progress(index_of(name.split("/")[1])).add_file(name, content)
 
-    def _contents_of(self, key: str) -> Contents:
-        """Return the contents of a task in progress, by the start of the names of its files."""
-        return self.in_progress.setdefault(index_of(key), Contents())
+    def _in_progress(self, index: int) -> Contents:
+        """Return the contents of a task in progress."""
+        return self.in_progress.setdefault(index, Contents())
 
     def _check_exists(self) -> None:
         if not is_run(self.path):
             raise LitVizError(f"the run folder {self.path} was deleted or moved during the run")
 
-    # -- a task, by its record or ``task.key``
+    # -- outcomes
 
-    def image(self, record: Record) -> Tensor | None:
-        if record.file is None:
-            return None
-        if record.format is None or record.array is not None:
-            return read_image(self.path / record.file)
-        return FileFormat.of(record.format).read(self.path / record.file)
+    @property
+    def done(self) -> int:
+        return sum(status == "done" for status in self.segments.finished.values())
 
-    def array(self, record: Record) -> Tensor | None:
-        return read_array(self.path / record.array) if record.array else None
+    def outcomes(self) -> Sequence[Outcome]:
+        return [self.outcome(record) for record in self.records()]
 
-    def terms(self, record: Record) -> Tensor | None:
-        path = self.path / layout.terms_name(record.key)
-        return read_array(path) if path.exists() else None
+    def outcome(self, record: Record) -> Outcome:
+        """Return the outcome of a record."""
+        return FolderOutcome(record, self.path, partial(self._contents, record.index))
 
-    def source(self, record: Record) -> Tensor | None:
-        return exact_image(self._source(record.key))
+    def frames(self, key: str) -> Mapping[str, Sequence[tuple[int, Path]]]:
+        """Return the logged images of a task, also of one in progress; see
+        :func:`~lit_viz.runs.reading.frames_of`."""
+        return frames_of(self.path, key, self._contents(index_of(key)))
 
-    def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:
-        """Return photograph and final image, as files where they are exact."""
-        image = self.path / record.picture if record.picture else None
-        if record.format is not None:
-            source = self.source(record)
-            return (None if source is None else FileFormat.of(record.format).draw(source)), image
-        path = self._source(record.key)
-        if path.exists() and not path.with_suffix(".npy").exists():
-            return path, image
-        return self.source(record), image
-
-    def _source(self, key: str) -> Path:
-        return self.path / "sources" / f"{key}.png"
-
-    def frames(self, key: str) -> list[tuple[int, Path]]:
-        """Return the logged images as (iteration, PNG file), in order of iteration."""
-        frames = []
-        for name in self._contents(key).files:
-            file = Path(name)
-            if file.parent.as_posix() == f"{layout.FRAMES}/{key}":
-                frames.append((layout.iteration_of(file), self.path / file))
-        return sorted(frames)
-
-    def images_at(self, key: str, iteration: int) -> dict[str, Path]:
-        """Return the logged images at an iteration as files: ``image``, and others by name."""
-        files: dict[str, Path] = {}
-        for name in self._contents(key).files:
-            file = Path(name)
-            if file.parts[0] == layout.FRAMES and file.name == layout.frame_name(iteration):
-                files[file.parent.name[len(key) + 1 :] or "image"] = self.path / file
-        return files
-
-    def curve(self, key: str, metric: str) -> Curve:
-        return curves_of(self._contents(key).rows).get(metric, ())
-
-    def curve_names(self, key: str) -> list[str]:
-        return sorted(curves_of(self._contents(key).rows))
-
-    def perturbed_images(self, key: str) -> list[PerturbedImage]:
-        """Return the photographs of a universal perturbation as files; none for other tasks."""
-        images = []
-        path = self.path / "photographs" / f"{key}.jsonl"
-        for number, (_, line) in enumerate(lines_with_offsets(path), start=1):
-            values = parse_object(line) or {}
-            wrong = wrong_value(values, PerturbedImageRecord)
-            if wrong is not None:
-                raise LitVizError(f"{path} is damaged (line {number}: {wrong})")
-            record = PerturbedImageRecord.from_dict(values)
-            check_inside(record.file, record.original)
-            images.append(PerturbedImage(record, self._file(record.file), self._file(record.original)))
-        return images
-
-    def _file(self, name: str | None) -> Path | None:
-        return None if name is None else self.path / name
+    def curves(self, key: str) -> Mapping[str, Curve]:
+        """Return the metrics of a task, also of one in progress, by name as (iteration, value)."""
+        return curves_of(self._contents(index_of(key)).rows)
 
 
 def write_exports(folders: Sequence[FolderStorage], root: Path) -> None:

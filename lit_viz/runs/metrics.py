@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 from typing import Any
 
@@ -18,33 +18,29 @@ class Metrics:
     """The rows of metrics of all tasks, and of tasks in progress.
 
     Args:
-        rows: yields key and rows of each task, in task order; with keys only of these.
+        rows: yields key and rows of each task, in task order.
     """
 
-    def __init__(self, rows: Callable[[Collection[str] | None], Iterable[tuple[str, list[Any]]]]) -> None:
+    def __init__(self, rows: Callable[[], Iterable[tuple[str, list[Any]]]]) -> None:
         self._rows = rows
 
     def names(self) -> list[str]:
         """Return the names of all metrics, sorted."""
         names: set[str] = set()
-        for _, rows in self._rows(None):
+        for _, rows in self._rows():
             for _, _, values in rows:
                 names.update(values)
         return sorted(names)
 
     def curves(self, metric: str) -> dict[str, Curve]:
         """Return a metric of all tasks: by ``task.key``, (iteration, value) in order of iteration."""
-        curves = {key: curves_of(rows).get(metric, []) for key, rows in self._rows(None)}
+        curves = {key: curves_of(rows).get(metric, []) for key, rows in self._rows()}
         return {key: curve for key, curve in curves.items() if curve}
-
-    def of_tasks(self, keys: Collection[str]) -> dict[str, dict[str, Curve]]:
-        """Return all metrics of some tasks: by ``task.key`` and name, (iteration, value) in order of iteration."""
-        return {key: {} for key in keys} | {key: curves_of(rows) for key, rows in self._rows(keys)}
 
     def snapshots(self) -> list[tuple[str, int, dict[str, float]]]:
         """Return ``task.key``, iteration and metrics of each snapshot, in the order in which they were logged."""
         snapshots: list[tuple[int, str, int, dict[str, float]]] = []
-        for key, rows in self._rows(None):
+        for key, rows in self._rows():
             for number, iteration, values in rows:
                 metrics = {name: float(value) for name, value in values.items()}
                 snapshots.append((number, key, iteration, metrics))
@@ -53,7 +49,7 @@ class Metrics:
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of ``metrics.csv`` about each task, without the header."""
-        for key, rows in self._rows(None):
+        for key, rows in self._rows():
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             for _, iteration, values in rows:

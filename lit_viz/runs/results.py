@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -18,7 +17,7 @@ from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.formats import FileFormat
 from lit_viz.images.rendering import side_by_side
 from lit_viz.runs.evidence import Evidence
-from lit_viz.types import Curve, Picture, Record
+from lit_viz.types import Curve, Picture, Record, Task
 from lit_viz.utils.formatting import probability_text
 
 #: Class of the records of a method.
@@ -27,18 +26,16 @@ R_co = TypeVar("R_co", bound=Record, covariant=True, default=Record)
 
 
 class Outcome(Generic[R_co]):
-    """The outcome of a task. Images and arrays are read when they are accessed.
+    """The outcome of a task. Images and arrays are read when they are accessed; without a storage there are none.
 
     A notebook displays the photograph, if there is one, next to the final image.
 
     Args:
         record: its record.
-        storage: where its images, arrays and metrics are.
     """
 
-    def __init__(self, record: R_co, storage: Storage) -> None:
+    def __init__(self, record: R_co) -> None:
         self.record = record
-        self._storage = storage
 
     def __repr__(self) -> str:
         probability = "" if self.record.probability is None else f", {probability_text(self.record.probability)}"
@@ -46,7 +43,7 @@ class Outcome(Generic[R_co]):
 
     def _repr_png_(self) -> bytes | None:
         """Return photograph and final image as PNG, which a notebook displays."""
-        drawn = self.photograph(), self._storage.drawn(self.record)
+        drawn = self.photograph(), self.drawn()
         pictures = [picture for picture in drawn if picture is not None]
         if not pictures:
             return None
@@ -59,38 +56,62 @@ class Outcome(Generic[R_co]):
         """The target's name, or the task's where it has none."""
         return self.record.title
 
+    @property
+    def has_image(self) -> bool:
+        """Whether there is a final image."""
+        return self.record.file is not None
+
     def image(self) -> Tensor | None:
         """Return the final image ``(C, H, W)`` in [0, 1]; None if the task failed before it had one."""
-        return self._storage.image(self.record)
+        return None
+
+    def file_image(self) -> Tensor | None:
+        """Return the final image as its file has it, which evidence is about; None if there is none."""
+        return self.image()
 
     def array(self) -> Tensor | None:
         """Return the raw float32 result; None if it would repeat the image."""
-        return self._storage.array(self.record)
+        return None
 
     def terms(self) -> Tensor | None:
         """Return what was recorded of the terms of a saliency map ``(evaluations, ...)``; None if nothing was."""
-        return self._storage.terms(self.record)
+        return None
 
     def source(self) -> Tensor | None:
         """Return the photograph ``(C, H, W)`` in [0, 1] as the network received it; None if there is none."""
-        return self._storage.source(self.record)
+        return None
 
     def photograph(self) -> Tensor | None:
         """Return the bands ``(1, H, W)`` or ``(3, H, W)`` of the photograph that are drawn; None if there is none."""
         source = self.source()
         return None if source is None else FileFormat.of(self.record.format).draw(source)
 
+    def drawn(self) -> Tensor | None:
+        """Return the final image as it is drawn; None if there is none."""
+        image = self.image()
+        if image is None or self.record.format is None or self.array() is not None:
+            return image
+        return FileFormat.of(self.record.format).draw(image)
+
     def pictures(self) -> tuple[Picture | None, Picture | None]:
         """Return photograph and final image for a figure, as files where there are any: a figure draws only some."""
-        return self._storage.pictures(self.record)
+        return self.photograph(), self.drawn()
 
     def perturbed_images(self) -> Sequence[PerturbedImage]:
         """Return the photographs of a universal perturbation; none for other tasks."""
-        return self._storage.perturbed_images(self.record.key)
+        return ()
 
-    def frames(self) -> Sequence[tuple[int, Picture]]:
-        """Return the logged images as (iteration, image)."""
-        return self._storage.frames(self.record.key)
+    def frames(self, name: str = "image") -> Sequence[tuple[int, Picture]]:
+        """Return the logged images as (iteration, image), in order of iteration.
+
+        Args:
+            name: ``image``, or of additional images of the iterations, such as ``difference``.
+        """
+        return ()
+
+    def curves(self) -> Mapping[str, Curve]:
+        """Return the logged metrics by name, as (iteration, value) in order of iteration."""
+        return {}
 
     def curve(self, metric: str) -> Curve:
         """Return a metric as (iteration, value).
@@ -98,16 +119,16 @@ class Outcome(Generic[R_co]):
         Raises:
             LitVizError: it was not logged.
         """
-        curve = self.logged(metric)
-        if not curve:
-            names = self._storage.curve_names(self.record.key)
+        curves = self.curves()
+        if metric not in curves:
+            names = sorted(curves)
             known = f"it has {', '.join(names)}" if names else "it has none"
             raise LitVizError(f"{self.record.key} has no curve {metric!r}{did_you_mean(metric, names)} ({known})")
-        return curve
+        return curves[metric]
 
     def logged(self, metric: str) -> Curve:
         """Return a metric as (iteration, value); empty if it was not logged."""
-        return self._storage.curve(self.record.key, metric)
+        return self.curves().get(metric, ())
 
     def amend(self, **values: Any) -> None:
         """Replace fields of the record; :meth:`Storage.amend` stores them."""
@@ -115,7 +136,7 @@ class Outcome(Generic[R_co]):
 
 
 class Storage(ABC):
-    """The results of a run. A task is named by its key (``task.key``), or by its record.
+    """The results of a run.
 
     Attributes:
         path: run folder; None in memory.
@@ -144,12 +165,25 @@ class Storage(ABC):
         self.commit()
 
     @abstractmethod
+    def task(self, index: int) -> Task:
+        """Return a task of the run."""
+
+    @abstractmethod
     def records(self) -> Sequence[Record]:
         """Return the records of finished tasks, in task order."""
 
+    @abstractmethod
     def outcomes(self) -> Sequence[Outcome]:
         """Return the outcomes of finished tasks, in task order."""
-        return [Outcome(record, self) for record in self.records()]
+
+    @property
+    def done(self) -> int:
+        """Number of tasks that are done."""
+        return sum(record.status == "done" for record in self.records())
+
+    def sample(self) -> Sequence[Outcome]:
+        """Return the outcomes that figure, report and evidence are of: of many tasks, only some."""
+        return self.outcomes()
 
     @abstractmethod
     def amend(self, records: Iterable[Record]) -> None:
@@ -162,53 +196,6 @@ class Storage(ABC):
     @abstractmethod
     def merge_evidence(self, evidence: Evidence) -> None:
         """Replace these parts of the evidence; the other parts remain."""
-
-    @abstractmethod
-    def image(self, record: Record) -> Tensor | None:
-        """Return the final image ``(C, H, W)`` in [0, 1]; None if there is none."""
-
-    @abstractmethod
-    def array(self, record: Record) -> Tensor | None:
-        """Return the raw float32 result; None if there is none."""
-
-    @abstractmethod
-    def terms(self, record: Record) -> Tensor | None:
-        """Return what was recorded of the terms of a saliency map ``(evaluations, ...)``; None if nothing was."""
-
-    @abstractmethod
-    def source(self, record: Record) -> Tensor | None:
-        """Return the photograph ``(C, H, W)`` in [0, 1] as the network received it; None if there is none."""
-
-    def drawn(self, record: Record) -> Tensor | None:
-        """Return the final image as it is drawn; None if there is none."""
-        image = self.image(record)
-        if image is None or record.format is None or self.array(record) is not None:
-            return image
-        return FileFormat.of(record.format).draw(image)
-
-    def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:
-        """Return photograph and final image as they are drawn, as files where there are any."""
-        return Outcome(record, self).photograph(), self.drawn(record)
-
-    @abstractmethod
-    def perturbed_images(self, key: str) -> Sequence[PerturbedImage]:
-        """Return the photographs of a universal perturbation; none for other tasks."""
-
-    @abstractmethod
-    def frames(self, key: str) -> Sequence[tuple[int, Picture]]:
-        """Return the logged images as (iteration, image), in order of iteration."""
-
-    @abstractmethod
-    def curve(self, key: str, metric: str) -> Curve:
-        """Return a metric as (iteration, value), in order of iteration; empty if it was not logged."""
-
-    @abstractmethod
-    def curve_names(self, key: str) -> list[str]:
-        """Return the names of the metrics that were logged of a task, sorted."""
-
-    @abstractmethod
-    def files(self) -> AbstractContextManager[Storage]:
-        """Give the run as a run folder, for evidence that reads files; its evidence and records are kept."""
 
     @abstractmethod
     def save(self, path: str | Path) -> Storage:

@@ -7,11 +7,8 @@ nothing is kept of the iterations. Figure, report and evidence are of a sample o
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -29,23 +26,17 @@ from lit_viz.images.formats import FileFormat
 from lit_viz.images.reading import decode, encode_png, locate
 from lit_viz.images.rendering import Heat
 from lit_viz.rng import Key, generator_for
-from lit_viz.runs.contents import array_of, npy_of
-from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.layout import CONFIG, EVIDENCE, QUEUE, TARS
+from lit_viz.runs.layout import TARS
+from lit_viz.runs.reading import array_of
 from lit_viz.runs.records import SaliencyRecord
-from lit_viz.runs.results import Outcome
-from lit_viz.runs.seal import is_derived, is_evidence
+from lit_viz.runs.results import Outcome, R_co
 from lit_viz.runs.segments import MOST_TASKS, Contents, task_line
-from lit_viz.runs.stored import QueuePart, StoredRecords
+from lit_viz.runs.stored import StoredRecords
 from lit_viz.runs.tars import NewTar, read_member
-from lit_viz.types import Picture, Record
-from lit_viz.utils.files import (
-    json_line,
-    sha256,
-    translate_write_errors,
-    write_lines,
-)
+from lit_viz.runs.writing import npy_of
+from lit_viz.types import Record
+from lit_viz.utils.files import json_line
 from lit_viz.utils.formatting import command_line
 from lit_viz.utils.sequences import LazySequence
 
@@ -58,8 +49,6 @@ _FIRST = 34
 _LEAST = 33
 #: Binary exponent of the largest value of a map in float16; small values have the same number of digits.
 _EXPONENT = 15
-#: Fields of a record about its files.
-_PLACE = ("file", "array", "offset", "scale")
 
 
 class TarStorage(FolderStorage):
@@ -123,7 +112,7 @@ class TarStorage(FolderStorage):
             members["map.npy"] = npy_of(values)
             fields |= {"array": "map.npy", "scale": scale}
             if self._keeps_arrays or record.index < _FIRST:
-                members["array.npy"] = npy_of(result.array.float())
+                members["array.npy"] = npy_of(result.array)
                 fields["array"] = "array.npy"
             elif len(result.array) > 1:
                 fields["signed"] = None  # reduced maps have lost the sign
@@ -133,9 +122,9 @@ class TarStorage(FolderStorage):
             members[name] = encode_png(result.image) if record.format is None else file_format.encode(result.image)
             fields["file"] = name
         if result.terms is not None:
-            members["terms.npy"] = npy_of(result.terms.float())
+            members["terms.npy"] = npy_of(result.terms)
         if result.source is not None and record.source is None:
-            members["source.npy"] = npy_of(result.source.float())
+            members["source.npy"] = npy_of(result.source)
         elif result.source is not None:
             fields["source_sha256"] = image_digest(result.source)
         return members, fields
@@ -147,38 +136,6 @@ class TarStorage(FolderStorage):
 
     # -- reading
 
-    def image(self, record: Record) -> Tensor | None:
-        if record.file is not None:
-            content = self._read(record.file, record)
-            return decode(content) if record.format is None else FileFormat.of(record.format).decode(content)
-        array = self.array(record)
-        if array is None:
-            return None
-        assert isinstance(record, SaliencyRecord)
-        return Heat(reduce_channels(array, record.drawn_reducer)[0]).picture
-
-    def array(self, record: Record) -> Tensor | None:
-        if record.array is None:
-            return None
-        values = array_of(BytesIO(self._read(record.array, record)), self.path / record.array)
-        if is_reduced(record):
-            assert isinstance(record, SaliencyRecord)
-            return values.float() * (record.scale or 1.0)
-        return values
-
-    def terms(self, record: Record) -> Tensor | None:
-        return self._beside(record, "terms.npy")
-
-    def source(self, record: Record) -> Tensor | None:
-        if record.source is None:
-            return self._beside(record, "source.npy")
-        if self.read_source is None:
-            return None
-        photograph = self.read_source(record)
-        if image_digest(photograph) != record.source_sha256:
-            raise LitVizError(f"{record.source} is another picture than the run has read: restore the file")
-        return photograph
-
     def missing_photographs(self) -> list[str]:
         """Return what is missing of the photographs that are not copied to the folder, as messages."""
         missing = [values["source"] for values in self.records().values() if is_missing(values)]
@@ -187,43 +144,22 @@ class TarStorage(FolderStorage):
         return [f"missing photographs: {len(missing)}, such as {missing[0]}; restore the files to see them"]
 
     def outcomes(self) -> Sequence[Outcome]:
-        return _StoredOutcomes(self.records(), self)
+        return _StoredOutcomes(self.records(), self.outcome)
 
-    def _beside(self, record: Record, name: str) -> Tensor | None:
-        """Return an array in the tar of a record; None if there is none."""
-        place = record.array or record.file
-        if place is None:
-            return None
-        member = f"{place.rpartition('/')[0]}/{_prefix(record.key)}.{name}"
-        content = read_member(self.path, member, record.offset or 0)
-        return None if content is None else array_of(BytesIO(content), self.path / member)
-
-    def _read(self, name: str, record: Record) -> bytes:
-        content = read_member(self.path, name, record.offset or 0)
-        if content is None:
-            remedy = f"{command_line('resume', self.path)} computes its task again"
-            raise LitVizError(f"{self.path / name} is missing: {remedy}")
-        return content
-
-    def pictures(self, record: Record) -> tuple[Picture | None, Picture | None]:
-        source = self.source(record)
-        photograph = None if source is None else FileFormat.of(record.format).draw(source)
-        return photograph, self.drawn(record)
+    def outcome(self, record: Record) -> Outcome:
+        return TarOutcome(record, self.path, self.read_source)
 
     # -- the sample
 
-    def sample(self) -> tuple[list[Record], int]:
-        """Return the records of the sample, in task order, and the number of tasks that are done.
+    def sample(self) -> list[Outcome]:
+        """Return the outcomes of the sample, in task order.
 
-        The sample has of these tasks the first ones, those with the least probability, and drawn ones.
+        The sample has of the tasks that are done the first ones, those with the least probability, and drawn ones.
         """
         records = self.records()
-        done = 0
         positions, probabilities = array("q"), array("d")  # of a run with many tasks
         for position, values in enumerate(records.values()):
-            is_done = values.get("status") == "done"
-            done += is_done
-            if is_done and not is_missing(values):
+            if values.get("status") == "done" and not is_missing(values):
                 probability = (values.get("metrics") or {}).get("probability")
                 positions.append(position)
                 probabilities.append(math.inf if probability is None else probability)
@@ -232,72 +168,88 @@ class TarStorage(FolderStorage):
         others = np.setdiff1d(np.arange(len(positions)), chosen)
         drawn = torch.randperm(len(others), generator=generator_for(Key(len(positions), 0), "sample of tasks"))
         chosen = np.append(chosen, others[drawn[: SAMPLE - len(chosen)].numpy()])
-        return [records[positions[place]] for place in np.sort(chosen).tolist()], done
+        return [self.outcome(records[positions[place]]) for place in np.sort(chosen).tolist()]
 
-    @contextmanager
-    def files(self) -> Iterator[FolderStorage]:
-        """Yield a temporary run folder with the sample, and take over its evidence, its records and its figures."""
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = FolderStorage(scratch)
-            sample, done = self.sample()
-            self._write_sample(folder, sample)
-            unchecked = done - len(sample)
-            if unchecked or self.evidence().unchecked:
-                folder.merge_evidence(Evidence(unchecked=unchecked))
-            yield folder
-            self._take_over(folder, sample)
 
-    def _write_sample(self, folder: FolderStorage, sample: Sequence[Record]) -> None:
-        queue = self.queue()
-        shutil.copyfile(self.path / CONFIG, folder.path / CONFIG)
-        tasks = [queue.of_index(record.index) for record in sample]
-        total = len(queue) if queue.part is None else queue.part.total
-        part = QueuePart(tasks=len(tasks), total=total, sha256=sha256(self.path / QUEUE))
-        write_lines(folder.path / QUEUE, [json_line(part.to_dict()), *(json_line(task.to_dict()) for task in tasks)])
-        for task, record in zip(tasks, sample, strict=True):
-            result = Result(
-                task,
-                _without_place(record),
-                self.image(record),
-                self.array(record),
-                self.source(record),
-                (),
-                self.terms(record),
-            )
-            folder.add_result(result)
-        folder.finish()
-        if (self.path / EVIDENCE).exists():
-            shutil.copyfile(self.path / EVIDENCE, folder.path / EVIDENCE)
+class TarOutcome(Outcome[R_co]):
+    """The outcome of a task in a tar.
 
-    def _take_over(self, folder: FolderStorage, sample: Sequence[Record]) -> None:
-        amended = []
-        for stored, record in zip(sample, folder.records(), strict=True):
-            kept = {name: getattr(stored, name) for name in _PLACE if hasattr(stored, name)}
-            record = record.amend(**kept)
-            if record.to_dict() != stored.to_dict():
-                amended.append(record)
-        self.amend(amended)
-        with translate_write_errors(self.path):
-            for path in folder.path.iterdir():
-                if is_derived(path.name) or is_evidence(path.name):
-                    shutil.copyfile(path, self.path / path.name)
+    Args:
+        record: its record.
+        root: run folder.
+        read_source: returns the photograph of a record from its file.
+    """
+
+    def __init__(self, record: R_co, root: Path, read_source: Callable[[Record], Tensor] | None) -> None:
+        super().__init__(record)
+        self._root, self._read_source = root, read_source
+
+    def image(self) -> Tensor | None:
+        record = self.record
+        if record.file is not None:
+            content = self._read(record.file)
+            return decode(content) if record.format is None else FileFormat.of(record.format).decode(content)
+        array = self.array()
+        if array is None:
+            return None
+        assert isinstance(record, SaliencyRecord)
+        return Heat(reduce_channels(array, record.drawn_reducer)[0]).picture
+
+    def array(self) -> Tensor | None:
+        record = self.record
+        if record.array is None:
+            return None
+        values = array_of(BytesIO(self._read(record.array)), self._root / record.array)
+        if is_reduced(record):
+            assert isinstance(record, SaliencyRecord)
+            return values.float() * (record.scale or 1.0)
+        return values
+
+    def terms(self) -> Tensor | None:
+        return self._beside("terms.npy")
+
+    def source(self) -> Tensor | None:
+        record = self.record
+        if record.source is None:
+            return self._beside("source.npy")
+        if self._read_source is None:
+            return None
+        photograph = self._read_source(record)
+        if image_digest(photograph) != record.source_sha256:
+            raise LitVizError(f"{record.source} is another picture than the run has read: restore the file")
+        return photograph
+
+    def _beside(self, name: str) -> Tensor | None:
+        """Return another array of the task; None if there is none."""
+        place = self.record.array or self.record.file
+        if place is None:
+            return None
+        member = f"{place.rpartition('/')[0]}/{_prefix(self.record.key)}.{name}"
+        content = read_member(self._root, member, self.record.offset or 0)
+        return None if content is None else array_of(BytesIO(content), self._root / member)
+
+    def _read(self, name: str) -> bytes:
+        content = read_member(self._root, name, self.record.offset or 0)
+        if content is None:
+            remedy = f"{command_line('resume', self._root)} computes its task again"
+            raise LitVizError(f"{self._root / name} is missing: {remedy}")
+        return content
 
 
 class _StoredOutcomes(LazySequence[Outcome]):
     """The outcomes of stored records."""
 
-    def __init__(self, records: StoredRecords, storage: TarStorage) -> None:
-        self._records, self._storage = records, storage
+    def __init__(self, records: StoredRecords, make: Callable[[Record], Outcome]) -> None:
+        self._records, self._make = records, make
 
     def __len__(self) -> int:
         return len(self._records)
 
     def make(self, position: int) -> Outcome:
-        return Outcome(self._records[position], self._storage)
+        return self._make(self._records[position])
 
     def __iter__(self) -> Iterator[Outcome]:
-        for record in self._records:
-            yield Outcome(record, self._storage)
+        return map(self._make, self._records)
 
 
 def to_half(values: Tensor) -> tuple[Tensor, float]:
@@ -319,14 +271,6 @@ def is_missing(values: Mapping[str, Any]) -> bool:
     except LitVizError:
         return True
     return False
-
-
-def _without_place(record: Record) -> Record:
-    """Return a record without the places of its files, and without a scale if its map is not reduced."""
-    placeless = record.amend(file=None, array=None, offset=None)
-    if isinstance(placeless, SaliencyRecord) and not is_reduced(record):
-        return placeless.amend(scale=None)
-    return placeless
 
 
 def is_reduced(record: Record) -> bool:

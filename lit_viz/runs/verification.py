@@ -5,7 +5,7 @@ from __future__ import annotations
 from lit_viz.errors import LitVizError
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import CONFIG, MANIFEST, SEGMENTS
-from lit_viz.runs.seal import NOT_OF_THE_RUN, Mismatch, is_derived
+from lit_viz.runs.seal import NOT_OF_THE_RUN, Mismatch, Seal, is_derived
 from lit_viz.utils.formatting import command_line
 
 _MOVE_AWAY = "move it away"
@@ -35,7 +35,7 @@ def verify(folder: FolderStorage) -> list[str]:
     Raises:
         Unverified: the run is not complete, or another file is not as written.
     """
-    seal, command = folder.seal_on_disk(), command_line("resume", folder.path)
+    seal, command = Seal.read(folder.path), command_line("resume", folder.path)
     if seal.is_damaged:
         raise Unverified(f"{folder.path / MANIFEST} is damaged", f"{command} computes what it does not confirm")
     if not seal.is_complete:

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,11 @@ def evaluated(
     for path, goal, is_targeted in zip(paths, goals, targeted, strict=True):
         classes = {"target": goal} if is_targeted else {"label": goal}
         record = AdversarialRecord(index=0, name="image", attack="pgd", **classes)
-        files.append(RecordedFile(path, record, lambda: None, lambda _: pytest.fail("no photograph")))
+        files.append(
+            RecordedFile(
+                str(path), partial(read_png, path), record, lambda: None, lambda _: pytest.fail("no photograph")
+            )
+        )
     return [(values.file.success, values.file.logits) for values in evaluate_files(files, net, batch)]
 
 

@@ -62,14 +62,14 @@ def folder(tmp_path):
 
 def iterations(folder):
     """The present content of the disk, by an independent reader."""
-    metrics = FolderStorage.open(folder.path).metrics.of_tasks(["0000_tarantula"])
+    metrics = {"0000_tarantula": FolderStorage.open(folder.path).curves("0000_tarantula")}
     return [k for k, _ in metrics["0000_tarantula"].get("probability", [])]
 
 
 def test_everything_observed_is_on_the_disk_at_the_end(folder):
     train(Emerging(), RunWriter(folder))
     assert iterations(folder) == [0, 1, 2, 3, 4, 5]
-    assert [k for k, _ in folder.frames("0000_tarantula")] == [0, 1, 2, 3, 4, 5]
+    assert [k for k, _ in folder.frames("0000_tarantula")["image"]] == [0, 1, 2, 3, 4, 5]
     (record,) = folder.records()
     assert record.iterations == 5
 
@@ -117,7 +117,7 @@ def test_images_are_written_as_of_their_snapshot(folder):
         files.on_train_batch_end(None, None, outputs, None, 0)
         image.fill_(1)  # the next update, before the file is written
         files._wait(0)
-    assert read_png(folder.frames("0000_tarantula")[0][1]).max() == 0
+    assert read_png(folder.frames("0000_tarantula")["image"][0][1]).max() == 0
 
 
 def test_a_write_error_ends_the_run_and_later_writes(folder, monkeypatch):

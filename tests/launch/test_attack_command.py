@@ -11,14 +11,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attacks import APGD, DDN, PGD, NormalizedAscentAttack
 from lit_viz.attacks.norms import parse_radius
 from lit_viz.errors import LitVizError
 from lit_viz.images import Noise
-from lit_viz.images.reading import read_png
 from lit_viz.launch.methods import METHODS, method_form
 from lit_viz.networks import Network
 from lit_viz.objectives import DLR
@@ -170,13 +168,14 @@ def test_a_file_that_no_longer_fools_is_no_success_of_the_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lit_viz: Any, records: Any, small_options: Any
 ) -> None:
     """The file differs from the verified image."""
-    run, write = tmp_path / "run", FolderStorage._write_png
+    run, write = tmp_path / "run", FolderStorage._write
 
-    def swapped(self: FolderStorage, relative: str, image: Tensor, *texts: object) -> str:
-        source = self.path / "sources" / Path(relative).name
-        return write(self, relative, read_png(source) if relative.startswith("images/0001") else image, *texts)
+    def swapped(self: FolderStorage, name: str, content: bytes) -> None:
+        if name.startswith("images/0001"):
+            content = (self.path / "sources" / Path(name).name).read_bytes()
+        write(self, name, content)
 
-    monkeypatch.setattr(FolderStorage, "_write_png", swapped)
+    monkeypatch.setattr(FolderStorage, "_write", swapped)
     fool(folder, run, lit_viz=lit_viz, small_options=small_options)
     assert [record.get("success_file") for record in records(run)] == [True, None, True]
 

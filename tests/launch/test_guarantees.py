@@ -111,7 +111,7 @@ def facts(run: Path) -> list[dict[str, Any]]:
 def images(run: Path) -> list[list[float]]:
     """Return the images of a run, in task order."""
     stored = open_run(run)
-    found = [stored.image(record) for record in stored.records()]
+    found = [outcome.image() for outcome in stored.outcomes()]
     return [image.flatten().tolist() for image in found if image is not None]
 
 

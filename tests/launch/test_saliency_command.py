@@ -22,7 +22,6 @@ from lit_viz.networks import Network
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.evidence import NOT_CHECKED
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import Outcome
 from lit_viz.types import Record
 from tests.support.networks import smooth_network
@@ -183,7 +182,7 @@ def test_the_time_limit_is_the_duration_of_the_run_between_1_and_15_seconds(monk
     monkeypatch.setattr(saliency_map, "CAPTUM_SECONDS", 15.0)  # longer in other tests
 
     def outcomes(*seconds: float | None) -> list[Outcome]:
-        return [Outcome(Record(index=0, name="x", seconds=value), MemoryStorage()) for value in seconds]
+        return [Outcome(Record(index=0, name="x", seconds=value)) for value in seconds]
 
     assert saliency_map.run_seconds(outcomes(0.1, None)) == 1.0
     assert saliency_map.run_seconds(outcomes(2.0, 3.0)) == 5.0

@@ -21,7 +21,6 @@ from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 from tests.support.segments import write_records
@@ -251,7 +250,7 @@ class Kept(Outcome):
     def __init__(self, index, source, values, picture, **more):
         common = {"index": index, "name": f"n{index}", "method": "gradient", "target_name": "disc", "source": source}
         record = SaliencyRecord.from_dict({**common, "reducer": "max_abs", "top5": [], **more})
-        super().__init__(record, MemoryStorage())
+        super().__init__(record)
         self._values, self._picture = values, picture
 
     def array(self):

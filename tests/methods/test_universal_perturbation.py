@@ -249,8 +249,7 @@ def test_a_run_keeps_every_photograph(smooth: Network, tmp_path: Path, reseal: A
     record = run.records[0]
     assert len(run.records) == 1
     assert (record["trained_on"], record["held_out"]) == (4, 2)
-    folder = FolderStorage.open(tmp_path / "run")
-    perturbed_images = folder.perturbed_images("0000_universal")
+    perturbed_images = run[0].perturbed_images()
     assert [b.record.index for b in perturbed_images] == list(range(6))
     assert all(Path(b.image).is_file() and Path(b.source).is_file() for b in perturbed_images)
     assert (tmp_path / "run" / "figure.png").stat().st_size > 0
@@ -262,6 +261,7 @@ def test_a_run_keeps_every_photograph(smooth: Network, tmp_path: Path, reseal: A
         lv.check(tmp_path / "run", smooth)
     reseal(tmp_path / "run")
     assert not lv.check(tmp_path / "run", smooth)  # seen otherwise, or no longer as far from its photograph
+    folder = FolderStorage.open(tmp_path / "run")
     folder.load({})
     folder.restore({}, 0, ())
     assert not any((tmp_path / "run" / "photographs").iterdir())

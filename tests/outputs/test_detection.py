@@ -349,10 +349,10 @@ def test_check_reads_the_boxes_of_files_again(tmp_path: Path) -> None:
     reasons = []
     for boxes in (record.boxes, wrong):
         file = RecordedFile(
-            tmp_path / "run" / record.file, record.amend(boxes=boxes), lambda: None, lambda _: Task(0, "", 0),
+            record.file, run[0].image, record.amend(boxes=boxes), lambda: None, lambda _: Task(0, "", 0),
             norm=LINF, eps=1 / 255, attack="pgd",
         )  # fmt: skip
-        ((_, reason),) = mismatches([file], net, 1, tmp_path, lambda text: None)
+        ((_, reason),) = mismatches([file], net, 1, lambda text: None)
         reasons.append(reason)
     assert reasons[0] is None
     reason = reasons[1]

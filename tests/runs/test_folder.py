@@ -234,13 +234,13 @@ def test_metrics_are_read_back_and_exported_in_long_form(folder):
     folder.add_snapshot(Snapshot(task(10), 50, {"probability": float(np.float32(0.7))}))
     folder.add_snapshot(Snapshot(task(2), 50, {"probability": 1e-30}))
     keys = ["0000_tarantula", "0002_tarantula", "0010_tarantula"]
-    assert folder.metrics.of_tasks(keys)["0000_tarantula"]["probability"] == [(0, 0.1)]
+    assert folder.curves(keys[0])["probability"] == [(0, 0.1)]
     observe(folder, 0, 1, 0.2, frame=False)
     for index in (2, 0, 10):
         finish(folder, index)
     folder.commit()
-    metrics = FolderStorage.open(folder.path).metrics.of_tasks(keys)
-    assert {key: of["probability"] for key, of in metrics.items()} == {
+    opened = FolderStorage.open(folder.path)
+    assert {key: opened.curves(key)["probability"] for key in keys} == {
         "0000_tarantula": [(0, 0.1), (1, 0.2)],
         "0002_tarantula": [(50, 1e-30)],
         "0010_tarantula": [(50, pytest.approx(0.7))],
@@ -320,7 +320,8 @@ def test_a_task_that_finished_after_the_last_commit_keeps_frames_and_metrics(fol
     before = folder.metrics.snapshots()
     finish(folder, 0)
     assert folder.metrics.snapshots() == before
-    assert folder.images_at("0000_tarantula", 0) == {"image": folder.path / "frames/0000_tarantula/iter_000000.png"}
+    frame = folder.path / "frames/0000_tarantula/iter_000000.png"
+    assert folder.frames("0000_tarantula") == {"image": [(0, frame)]}
     folder.commit()
     assert folder.metrics.snapshots() == before
 
@@ -352,8 +353,8 @@ def test_a_commit_waits_for_a_thread_that_reads_the_segments(folder, monkeypatch
 def test_frames_are_ordered_by_iteration(folder):
     for iteration in (1_000_000, 0, 999_999, 50):
         observe(folder, 0, iteration)
-    assert [iteration for iteration, _ in folder.frames("0000_tarantula")] == [0, 50, 999_999, 1_000_000]
-    assert folder.frames("0001_nothing") == []
+    assert [iteration for iteration, _ in folder.frames("0000_tarantula")["image"]] == [0, 50, 999_999, 1_000_000]
+    assert folder.frames("0001_nothing") == {}
 
 
 # -- resuming
@@ -388,9 +389,8 @@ def test_what_is_later_than_the_checkpoint_is_removed(folder):
     stated = interrupted(folder)
     folder = restored(folder.path, stated)
     keys = [f"{index:04d}_tarantula" for index in range(4)]
-    metrics = folder.metrics.of_tasks(keys)
-    assert [[k for k, _ in metrics[key].get("probability", ())] for key in keys] == [[*range(6)], [0, 1], [], []]
-    assert [[k for k, _ in folder.frames(key)] for key in keys] == [[*range(6)], [0, 1], [], []]
+    assert [[k for k, _ in folder.curves(key).get("probability", ())] for key in keys] == [[*range(6)], [0, 1], [], []]
+    assert [[k for k, _ in folder.frames(key).get("image", ())] for key in keys] == [[*range(6)], [0, 1], [], []]
     assert [record.index for record in folder.records()] == [0]
     assert tree(folder.path / "images") == ["0000_tarantula.png", "my own.png"]
     assert tree(folder.path / "arrays") == ["0000_tarantula.npy"]

@@ -14,6 +14,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.runs.access import run_lock
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import LOCK
+from lit_viz.types import Record
 from tests.support.segments import write_records
 
 HOLD = """
@@ -147,7 +148,7 @@ def test_recorded_files_outside_the_folder_are_rejected(tmp_path: Path, name: st
         json.dumps({"index": 0, "name": "x", "original": name}) + "\n"
     )
     with pytest.raises(LitVizError, match="a recorded file must be in the run folder, got "):
-        folder.perturbed_images("0000_x")
+        folder.outcome(Record(index=0, name="x")).perturbed_images()
 
 
 def test_a_link_loop_is_rejected(tmp_path):

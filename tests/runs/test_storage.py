@@ -121,19 +121,21 @@ def test_parts_of_the_evidence_are_replaced(storage: FolderStorage | MemoryStora
     assert evidence.universal == {"cat": ["fools 1 of 2"]}
 
 
-def test_evidence_from_files_is_kept(storage: FolderStorage | MemoryStorage) -> None:
-    with storage.files() as folder:
-        record = folder.records()[0]
-        assert record.file is not None
-        assert torch.equal(read_png(folder.path / record.file), image(9))
-        folder.amend([record.amend(seconds=2.0)])
-        folder.merge_evidence(Evidence(files=FileEvidence(read=3, wrong=[])))
-    assert folder.path.exists() == (storage.path is not None)
-    assert storage.records()[0].seconds == 2.0
-    files = storage.evidence().files
-    assert files is not None
-    assert files.read == 3
-    assert_filled(storage.outcomes())
+def test_evidence_is_about_the_image_of_the_file(storage: FolderStorage | MemoryStorage) -> None:
+    outcomes = storage.outcomes()
+    assert [outcome.has_image for outcome in outcomes] == [True, True, False]
+    assert outcomes[2].file_image() is None
+    written = outcomes[0].file_image()
+    assert written is not None
+    assert torch.equal(written, image(9))
+
+
+def test_memory_rounds_the_image_of_the_file_to_8_bits() -> None:
+    record = Record.of(TASKS[0])
+    (outcome,) = MemoryStorage([Result(TASKS[0], record, torch.full((3, 4, 4), 9.4 / 255))]).outcomes()
+    written = outcome.file_image()
+    assert written is not None
+    assert torch.equal(written, image(9))
 
 
 def test_a_saved_run_is_complete(storage: FolderStorage | MemoryStorage, tmp_path: Path) -> None:
@@ -157,11 +159,11 @@ def test_a_saved_run_of_memory_has_a_checkpoint(tmp_path: Path) -> None:
     assert list(folder.mismatches()) == []
 
 
-def test_memory_writes_no_file_until_files_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_writes_no_file_until_it_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any, **__: Any) -> None:
-        raise AssertionError("a temporary folder was made")
+        raise AssertionError("a file was written")
 
-    monkeypatch.setattr("lit_viz.runs.memory.tempfile.TemporaryDirectory", refused)
+    monkeypatch.setattr("tempfile.mkdtemp", refused)
     monkeypatch.setattr("lit_viz.runs.folder.write_bytes", refused)
     storage = MemoryStorage()
     fill(storage)

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from lit_viz.networks import Network
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
-from lit_viz.types import Item, Task
+from lit_viz.types import Curve, Item, Task
 
 #: Folder of files that are not part of the project.
 SHARED = Path(__file__).parents[3] / "shared"
@@ -44,22 +42,12 @@ class Traced(Outcome):
         length = max(map(len, curves.values()), default=1) - 1
         known = {"label": 0, "target": None, "name": "x", "iterations": length, "success_file": success}
         record = {"index": 0, "attack": "pgd", "status": "done", "success_float": success, **known}
-        super().__init__(AdversarialRecord.from_dict(record), MemoryStorage())
-        self.curves = curves
+        super().__init__(AdversarialRecord.from_dict(record))
+        self.values = curves
 
     def with_record(self, **record: Any) -> Traced:
         amend_items(self, **record)
         return self
 
-    def logged(self, metric: str) -> list[tuple[int, float]]:
-        return list(enumerate(self.curves.get(metric, [])))
-
-    def image(self) -> Tensor | None:
-        return None
-
-    array = source = image
-
-    def frames(self) -> list[Any]:
-        return []
-
-    perturbed_images = frames
+    def curves(self) -> dict[str, Curve]:
+        return {name: list(enumerate(values)) for name, values in self.values.items()}

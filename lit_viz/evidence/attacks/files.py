@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.comparison import Scored
 from lit_viz.images.formats import PICTURE, FileFormat
-from lit_viz.images.reading import decode, encode_jpeg, read_png
+from lit_viz.images.reading import decode, encode_jpeg
 from lit_viz.networks import Network
 from lit_viz.runs.records import AdversarialRecord, NamedBox, named_boxes
 from lit_viz.types import Task
@@ -29,14 +28,16 @@ class RecordedFile:
     """An adversarial example in a file, with the recorded values.
 
     Attributes:
-        file, record: the image file and its record.
+        file, record: name of the image file, and its record.
+        read: returns the image ``(C, H, W)`` in the file.
         source: returns the photograph ``(C, H, W)`` in [0, 1], or None if it is missing.
         resolve: returns the task with label and target, given the logits ``(K,)`` of the photograph.
         attack, settings: name and settings of the attack.
         norm, eps: of the ball, in units of [0, 1]; ``eps`` is None for an attack without budget.
     """
 
-    file: Path
+    file: str
+    read: Callable[[], Tensor | None]
     record: AdversarialRecord | PerturbedImageRecord
     source: Callable[[], Tensor | None]
     resolve: Callable[[Tensor], Task]
@@ -56,7 +57,10 @@ class RecordedFile:
         Raises:
             LitVizError: it is missing or damaged.
         """
-        return read_png(self.file) if self.format == PICTURE else self.format.read(self.file)
+        image = self.read()
+        if image is None:
+            raise LitVizError(f"{self.file} is missing: compute the run again")
+        return image
 
     @property
     def targeted(self) -> bool:
@@ -200,7 +204,7 @@ def _compressed(files: Sequence[RecordedFile], images: Mapping[int, Tensor], qua
     return compressed
 
 
-def _checked(image: Tensor, name: Path | str, network: Network) -> Tensor:
+def _checked(image: Tensor, name: str, network: Network) -> Tensor:
     shape = (network.channels, *network.size)
     if image.shape != shape:
         raise LitVizError(f"{name} must have the shape {shape} of {network.name}, got {tuple(image.shape)}")

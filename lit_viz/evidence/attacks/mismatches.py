@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lit_viz.attacks.norms import NORMS
@@ -35,15 +34,14 @@ _OF_JPEG = 0.2
 
 
 def mismatches(
-    files: Sequence[RecordedFile], network: Network, batch: int, folder: Path, notify: Notify
+    files: Sequence[RecordedFile], network: Network, batch: int, notify: Notify
 ) -> list[tuple[FileValues, str | None]]:
-    """Evaluate files in a run folder by the original network, and compare their records with the results.
+    """Evaluate files of a run by the original network, and compare their records with the results.
 
     Args:
         files: the files.
         network: the network.
         batch: maximum number of files that are evaluated at once.
-        folder: the run folder.
         notify: receives the first mismatches, and the number of photographs that are missing.
 
     Returns:
@@ -60,7 +58,7 @@ def mismatches(
         results.append((values, reason))
         missing += values.before is None
         if reason is not None:
-            different.append((file.file.relative_to(folder).as_posix(), reason))
+            different.append((file.file, reason))
     report_mismatches(different, notify)
     if missing:
         notify(f"{pluralize(missing, 'photograph')} missing, so their files can't be verified and do not count")

@@ -102,7 +102,7 @@ def test_records_state_whether_the_prediction_is_the_given_label(
     result = lv.attack(smooth, photographs, label=labels, out=run, **options)
     expected = [True, True, False, True, True, True]
     if attack == "universal":
-        of_photographs = [image.record for image in loaded(run).perturbed_images("0000_universal")]
+        of_photographs = [image.record for image in loaded(run).outcomes()[0].perturbed_images()]
     else:
         of_photographs = list(result.records)
         assert of_photographs[2].status == "skipped"
@@ -222,7 +222,7 @@ def universal(smooth: Network, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.mark.parametrize("name", OF_PHOTOGRAPHS)
 def test_a_forged_value_of_a_photograph_is_named(name: str, universal: Path, copied: Copied) -> None:
     run = copied(universal)
-    record = run.loaded().perturbed_images("0000_universal")[2].record
+    record = run.loaded().outcomes()[0].perturbed_images()[2].record
     values: dict[str, object] = {"status": "skipped", "target": 1, "file": None, "target_name": "x", "correct": True}
     value = values.get(name, another(values_of(record)[name]))
     forge_line(run.folder, LINES, 2, **{name: value})

@@ -87,5 +87,5 @@ def test_the_restarts_of_a_real_run(smooth: Network) -> None:
 def test_the_last_margin_is_that_of_the_file() -> None:
     """Which holds the best image, whichever restart made it."""
     outcome = tried(False, -4.0, -2.0, -3.0, iterations=12)
-    outcome.curves["margin"][-1] = -2.0
+    outcome.values["margin"][-1] = -2.0
     assert best_margins(outcome, RESTART) == [-4, -2, -3]

@@ -20,7 +20,6 @@ from lit_viz.images.reading import read_photograph
 from lit_viz.networks import Network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
 from tests.support.runs import amend_items
@@ -31,7 +30,7 @@ class PairOutcome(Outcome):
 
     def __init__(self, source: Tensor, image: Tensor, **record: Any) -> None:
         defaults = {"index": 0, "name": "x", "label": None, "target": None, "success_file": True}
-        super().__init__(AdversarialRecord.from_dict({"attack": "pgd", **defaults, **record}), MemoryStorage())
+        super().__init__(AdversarialRecord.from_dict({"attack": "pgd", **defaults, **record}))
         self.pair = source, image
 
     def source(self) -> Tensor:
@@ -39,17 +38,6 @@ class PairOutcome(Outcome):
 
     def image(self) -> Tensor:
         return self.pair[1]
-
-    def array(self) -> Tensor | None:
-        return None
-
-    def frames(self) -> list[Any]:
-        return []
-
-    perturbed_images = frames
-
-    def logged(self, metric: str) -> list[tuple[int, float]]:
-        return []
 
 
 def grey(*values: float) -> Tensor:
