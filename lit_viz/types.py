@@ -11,6 +11,7 @@ from types import UnionType
 from typing import Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
+from typing_extensions import dataclass_transform
 
 from lit_viz.errors import LitVizError, did_you_mean
 
@@ -175,9 +176,15 @@ class Item(Generic[Value]):
         return hint | None
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
 class JsonObject:
-    """A typed JSON object, such as a line of a JSON Lines file; its keys are the names of its fields, in order."""
+    """A typed JSON object, such as a line of a JSON Lines file; its keys are the names of its fields, in order.
+
+    Each subclass is a frozen dataclass, whose arguments are keywords.
+    """
+
+    def __init_subclass__(cls, eq: bool = True) -> None:
+        dataclass(frozen=True, eq=eq, kw_only=True, repr=False)(cls)
 
     @classmethod
     def from_dict(cls: type[Self], values: Mapping[str, Any]) -> Self:
@@ -287,7 +294,6 @@ def _names_object(hint: Any) -> bool:
     return any(map(_names_object, get_args(hint)))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Tile(JsonObject):
     """A part of a large image, in pixels of the image.
 
@@ -327,8 +333,7 @@ class Tile(JsonObject):
         return slice(self.column, self.column + self.width)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Record(JsonObject):
+class Record(JsonObject, eq=False):
     """The outcome of a task, a line of ``results.jsonl``. A method extends it by fields of its own.
 
     ``record["probability"]`` is a value by its name: of a field, a metric or a setting.
@@ -393,6 +398,7 @@ class Record(JsonObject):
     linf = Item[float]("metrics")
 
     def __init_subclass__(cls, abstract: bool = False, kind: str | None = None) -> None:
+        super().__init_subclass__(eq=False)
         if not abstract:
             cls.kind = kind or re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Record")).lower()
             Record.kinds[cls.kind] = cls

@@ -14,7 +14,6 @@ from lit_viz.images.rendering import Heat
 from lit_viz.types import JsonObject, Record, Task
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class PerturbedImageRecord(JsonObject):
     """A photograph with a universal perturbation: ``held_out`` ones are not trained on, ``skipped`` ones not counted.
 

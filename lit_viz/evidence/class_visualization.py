@@ -176,6 +176,8 @@ class _Evaluated:
             yield from different_metric(record, "logit", logit, self.scored.tolerance)
             yield from different_rank(record, self.scored, task.target)
         expected = {name: getattr(task, name) for name in record.fields_of_task}
+        if task.target is None:
+            expected["judges"] = None
         contrast = contrast_fields(task, module.objective)
         expected |= {"against": contrast.get("against"), "gamma": contrast.get("gamma")}
         expected["format"] = module.format.to_dict()

@@ -18,7 +18,7 @@ from lit_viz.evidence.verifier import EvidencePart, EvidenceSettings, OutcomeVer
 from lit_viz.localization.objects import Localization, import_opencv, localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
-from lit_viz.runs.evidence import Evidence, RecordEvidence, TextEvidence
+from lit_viz.runs.evidence import Evidence, RecordEvidence, VerifiedFiles
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.utils.files import plain
@@ -142,7 +142,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
             if stated:
                 wrong[record.name] = None
                 self.settings.notify(f"{record.name}: {'; '.join(stated)}")
-        return EvidencePart(Evidence(texts=TextEvidence(read=len(texts), wrong=list(wrong))), not wrong)
+        return EvidencePart(Evidence(texts=VerifiedFiles(read=len(texts), wrong=list(wrong))), not wrong)
 
     def _verify_records(self) -> EvidencePart:
         """Compare each record with its map, its photograph, and the prediction of the original network for it."""

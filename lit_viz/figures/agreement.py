@@ -14,7 +14,7 @@ from lit_viz.attributions.reducers import reduce_channels, reducer
 from lit_viz.figures.layout import Block, Cell, Grid, Text, compose, pixels, selection, stack, wrap
 from lit_viz.figures.scales import ColorBar, ColorScale, clipping, map_notes, number
 from lit_viz.figures.style import CELL, COLORS, GAP, GRAY, INK, TITLE
-from lit_viz.runs.evidence import CAPTUM, CaptumEvidence, DeliveredGate, FormulaGate, MapAgreement, Similarity
+from lit_viz.runs.evidence import CAPTUM, CaptumEvidence, Gate, MapAgreement, Similarity
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.limits import MOST_ROWS
 
@@ -113,7 +113,7 @@ def _comparison(row: _ComparedMap, maps: Sequence[Tensor], scale: ColorScale, ha
     return stack(heading, compared, Grid(gates, gap=0), _table(agreement), gap=0.6 * GAP)
 
 
-def _gate(name: str, gate: FormulaGate | DeliveredGate) -> list[Block]:
+def _gate(name: str, gate: Gate) -> list[Block]:
     verdict, color = _VERDICTS[gate.passed]
     relation = "≤" if gate.passed else ">"
     values = f"{number(gate.difference or 0.0)} {relation} {number(gate.allowed or 0.0)}"

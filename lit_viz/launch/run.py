@@ -46,7 +46,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome, Storage
 from lit_viz.runs.seal import is_drawing
 from lit_viz.runs.stitching import tiled_images, write_maps
-from lit_viz.runs.stored import StoredTasks, records_not_done
+from lit_viz.runs.stored import StoredTasks
 from lit_viz.runs.tar_store import TarStorage
 from lit_viz.runs.verification import verify
 from lit_viz.types import Record, Task
@@ -146,10 +146,9 @@ class Run:
         """Return how the tasks have ended. The records are read one by one, and need not fit into memory."""
         endings = Endings()
         if self._storage is not None:
-            records = self._storage.records()
-            for record in records_not_done(records):
+            for record in self._storage.not_done():
                 endings.add(record)
-            endings.counts["done"] = len(records) - endings.counts.total()
+            endings.counts["done"] = len(self._storage.records()) - endings.counts.total()
         return endings
 
     @property
@@ -609,7 +608,8 @@ def verify_outcomes(
         storage.merge_evidence(Evidence(one_draw=True))
         settings.notify(ONE_DRAW)
     done = sum(outcome.record.status == "done" for outcome in outcomes)
-    unchecked = Evidence(unchecked=storage.done - done)
+    not_done = sum(1 for _ in storage.not_done())
+    unchecked = Evidence(unchecked=len(storage.records()) - not_done - done)
     if unchecked.unchecked or storage.evidence().unchecked:
         storage.merge_evidence(unchecked)
     if unchecked.unchecked:

@@ -44,7 +44,7 @@ from lit_viz.runs.evidence import (
     MetricsEvidence,
     RecordEvidence,
     SaliencyMetrics,
-    TextEvidence,
+    VerifiedFiles,
 )
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, records_of
@@ -549,7 +549,7 @@ def _means(metrics: Sequence[Mapping[str, float | None]]) -> TableRow:
     return row
 
 
-def _texts_item(part: TextEvidence) -> EvidenceItem:
+def _texts_item(part: VerifiedFiles) -> EvidenceItem:
     count = f"Texts of {pluralize(part.read, 'photograph')} read again"
     if not part.wrong:
         return EvidenceItem(f"{count}; all are as recorded.", True, name="texts")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -22,31 +22,29 @@ AnyMapEvidence = TypeVar("AnyMapEvidence", bound="MapEvidence")
 # -- class images and adversarial files
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class FileEvidence(JsonObject):
-    """Adversarial files that were read and classified again; ``wrong`` are the names of differing files. ``tasks`` is
-    the number of tasks of the run, of which those that were ``skipped`` or failed are not read."""
+class VerifiedFiles(JsonObject):
+    """Files that were read and evaluated again, of this number of ``tasks``; ``wrong`` are the names of those that are
+    not as recorded."""
 
     read: int
     tasks: int | None = None
+    wrong: Sequence[str] = ()
+
+
+class FileEvidence(VerifiedFiles):
+    """Adversarial files. Those of tasks that were ``skipped`` or failed are not read; ``fooled`` of them fool."""
+
     skipped: int | None = None
     fooled: int | None = None
-    wrong: Sequence[str]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class ImageEvidence(JsonObject):
-    """Class images that were read and classified again, the number of images that are as recorded, the names of the
-    others, and predictions. ``tasks`` is the number of tasks of the run, of which some may have no image."""
+class ImageEvidence(VerifiedFiles):
+    """Class images, the number of images that are as recorded, and predictions."""
 
-    read: int
-    tasks: int | None = None
     same: int
-    wrong: Sequence[str] = ()
     verdicts: Sequence[Mapping[str, Any]] = ()
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class LayerNaturalness(JsonObject):
     """How natural an image is at a layer.
 
@@ -65,7 +63,6 @@ class LayerNaturalness(JsonObject):
     is_decidable: bool
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class ImageNaturalness(JsonObject):
     """How natural a class image is, by layer, and the number of photographs of its class; no layers if too few.
 
@@ -87,7 +84,6 @@ class ImageNaturalness(JsonObject):
         return cls(index=record.index, name=record.name, target_name=record.target_name, **values)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class NaturalnessEvidence(JsonObject):
     """Comparison of class images with photographs of their classes; ``photographs`` is the number of all."""
 
@@ -95,7 +91,6 @@ class NaturalnessEvidence(JsonObject):
     images: Sequence[ImageNaturalness]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class EnsembleMember(JsonObject):
     """Images that a member of an ensemble attacked, its successes in the file, and the images without a success after
     it."""
@@ -111,7 +106,6 @@ class EnsembleMember(JsonObject):
         return f"{self.member} fooled {self.fooled} of {self.tried}, {self.left} remain"
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class RobustnessPoint(JsonObject):
     """Robust photographs at a radius, and their share with its 95 % Wilson interval."""
 
@@ -123,7 +117,6 @@ class RobustnessPoint(JsonObject):
     high: float
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class RobustnessEvidence(JsonObject):
     """Robustness by radius; ``what`` is the name of the share, ``files`` says that they are no pictures of 8 bits."""
 
@@ -133,7 +126,6 @@ class RobustnessEvidence(JsonObject):
     files: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class DiagnosisPart(JsonObject):
     """Signs of a failed attack, as clauses, and the names of the diagnostics."""
 
@@ -153,14 +145,12 @@ class DiagnosisPart(JsonObject):
         return f"{verdict}{checks}."
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class DiagnosisEvidence(DiagnosisPart):
     """The complete diagnosis; ``harder`` are the results of the stronger attacks, if they were run."""
 
     harder: DiagnosisPart | None = None
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class TransferCounts(JsonObject):
     """Photographs that a held-out network classifies right and wrong, and the files and mirrored changes of the right
     ones that fool it."""
@@ -171,7 +161,6 @@ class TransferCounts(JsonObject):
     wrong: int
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class TransferEvidence(JsonObject):
     """Transfer to held-out networks: counts by network, and predictions by file and network."""
 
@@ -182,27 +171,13 @@ class TransferEvidence(JsonObject):
 # -- saliency maps
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class TextEvidence(JsonObject):
-    """Photographs of which the text was read again; ``wrong`` are the names of those with another text than
-    recorded."""
+class RecordEvidence(VerifiedFiles):
+    """Records of maps, which were compared with what was computed from the maps and their photographs again;
+    ``missing`` is the number of missing photographs."""
 
-    read: int
-    wrong: Sequence[str]
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class RecordEvidence(JsonObject):
-    """Records of maps that were compared with what was computed from the maps and their photographs again; ``wrong``
-    are the names of differing ones. ``tasks`` is the number of tasks, and ``missing`` that of missing photographs."""
-
-    read: int
-    tasks: int
     missing: int
-    wrong: Sequence[str]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class MapEvidence(JsonObject):
     """A saliency map in a part of the evidence."""
 
@@ -217,7 +192,6 @@ class MapEvidence(JsonObject):
         return cls(**{name: getattr(record, name) for name in ("index", "name", "method", "target_name")}, **values)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class Similarity(JsonObject):
     """Similarity of a map ``(C, H, W)`` to a reference; NaN, or None in the file, for maps that are not finite.
 
@@ -239,35 +213,16 @@ class Similarity(JsonObject):
         return cls(difference=difference, spearman=None, ssim=None, top_iou=None)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class FormulaGate(JsonObject):
-    """Difference of the formulas in float64, relative to the maximum of Captum's map, and the largest one allowed."""
+class Gate(JsonObject):
+    """A difference, relative to the maximum of Captum's map, and the largest one allowed; of a delivered map with the
+    error of Captum's own float32 maps."""
 
     difference: float | None
     allowed: float | None = None
+    captum_float32: float | None = None
     passed: bool
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class DeliveredGate(JsonObject):
-    """Difference of the delivered map, the largest one allowed, and the error of Captum's own float32 maps."""
-
-    difference: float | None
-    allowed: float | None
-    captum_float32: float | None
-    passed: bool
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class SumGate(JsonObject):
-    """Difference of a map from the sum of its recorded terms, and the largest one allowed."""
-
-    difference: float | None
-    allowed: float
-    passed: bool
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
 class MapAgreement(MapEvidence):
     """Comparison of a map with its reference.
 
@@ -290,14 +245,13 @@ class MapAgreement(MapEvidence):
     reference: str | None = None
     terms: int | None = None
     recomputed: int | None = None
-    formula: FormulaGate | None = None
-    sum: SumGate | None = None
-    delivered: DeliveredGate
+    formula: Gate | None = None
+    sum: Gate | None = None
+    delivered: Gate
     similarity: Similarity | None = None
     controls: Mapping[str, Similarity]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class MaskEvidence(MapEvidence):
     """What an optimized mask, which has no reference, does to the original network in float64; this is no verdict.
 
@@ -312,14 +266,12 @@ class MaskEvidence(MapEvidence):
     score_of_photograph: float | None
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class UncheckedMap(MapEvidence):
     """The reason why a map was not compared."""
 
     unchecked: str
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class CaptumEvidence(JsonObject):
     """Comparison of the maps with Captum; ``precision`` is the half precision of the network, if any. The ``masks`` are
     among the unchecked maps."""
@@ -337,7 +289,6 @@ class CaptumEvidence(JsonObject):
         return {comparison.index: comparison for comparison in self.maps}
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class SaliencyMetrics(MapEvidence):
     """Metrics of a map: areas by name and the curve of ``deletion`` and ``insertion``, and the reason for omissions."""
 
@@ -350,7 +301,6 @@ class SaliencyMetrics(MapEvidence):
     remarks: Sequence[str]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class MetricsEvidence(JsonObject):
     """Saliency metrics of the maps, and their parameters."""
 
@@ -358,7 +308,6 @@ class MetricsEvidence(JsonObject):
     maps: Sequence[SaliencyMetrics]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class LocalizedObject(MapEvidence):
     """Box and mask of the object in a map, and their overlap with the reference boxes."""
 
@@ -371,7 +320,6 @@ class LocalizedObject(MapEvidence):
     error: str | None
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class LocalizationEvidence(JsonObject):
     """Localization by the maps; a box is correct from the IoU ``right_from_iou``."""
 
@@ -405,7 +353,6 @@ _MISSING: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class Evidence(JsonObject):
     """The evidence of a run. A part that was not computed is None.
 
@@ -439,7 +386,7 @@ class Evidence(JsonObject):
     captum: CaptumEvidence | None = None
     localization: LocalizationEvidence | None = None
     faithfulness: MetricsEvidence | None = None
-    texts: TextEvidence | None = None
+    texts: VerifiedFiles | None = None
     records: RecordEvidence | None = None
     unchecked: int | None = None
     one_draw: bool | None = None

@@ -251,6 +251,11 @@ class FolderStorage(Storage):
         """
         return StoredRecords(self.path, self.segments, self.queue())
 
+    def not_done(self) -> Iterator[Record]:
+        for index, status in sorted(self.segments.finished.items()):
+            if status != "done":
+                yield self.records().of_index(index)
+
     def evidence(self) -> Evidence:
         """Return the content of ``evidence.json``; without parts if it is missing.
 
@@ -521,10 +526,6 @@ class FolderStorage(Storage):
             raise LitVizError(f"the run folder {self.path} was deleted or moved during the run")
 
     # -- outcomes
-
-    @property
-    def done(self) -> int:
-        return sum(status == "done" for status in self.segments.finished.values())
 
     def outcomes(self) -> Sequence[Outcome]:
         return [self.outcome(record) for record in self.records()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, TypedDict
 
 from lit_viz.attacks.norms import FILE_UNIT, L2, format_distance
@@ -46,7 +46,6 @@ def named_boxes(detections: Sequence[Detected], labels: Sequence[str]) -> list[N
     return boxes
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ContrastRecord(Record, abstract=True):
     """Result with a target that may be contrasted with another class.
 
@@ -64,13 +63,16 @@ class ContrastRecord(Record, abstract=True):
         return title if self.gamma in (None, 1) else f"{title} (gamma {self.gamma:g})"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class VisualizationRecord(ContrastRecord, abstract=True):
     """A class visualization, or the image of a layer or a channel.
 
     Attributes:
         top5: most probable classes.
         lr: learning rate, if it varies between the tasks.
+        layer, channel: what is maximized in place of a class; None if the objective reads none.
+        axis: meaning of ``channel`` in a layer of tokens.
+        judges: probability and rank of the target by held-out network; None without a target.
+        restarts: times that the image started again with other draws; None for 0.
         rank: rank of the target, from 1.
         objective: mean objective of the last views.
         objective_file: objective of the file without transforms, of an image without a target.
@@ -78,33 +80,25 @@ class VisualizationRecord(ContrastRecord, abstract=True):
 
     top5: Ranking = field(default_factory=list)
     lr: float | None = None
+    layer: str | None = None
+    channel: int | None = None
+    axis: str | None = None
+    judges: Mapping[str, Judgment] | None = None
+    restarts: int | None = None
 
     #: Fields that are those of the task.
-    fields_of_task: ClassVar[tuple[str, ...]] = ("label", "label_source", "target", "target_name", "lr")
+    fields_of_task: ClassVar[tuple[str, ...]] = (
+        "label", "label_source", "target", "target_name", "lr", "layer", "channel", "axis",
+    )  # fmt: skip
 
     rank = Item[float]("metrics")
     objective = Item[float]("metrics")
     objective_file = Item[float]("metrics")
 
     @property
-    def layer(self) -> str | None:
-        """The layer that is maximized; None for a class."""
-        return None
-
-    @property
-    def channel(self) -> int | None:
-        """The channel that is maximized; None for a class."""
-        return None
-
-    @property
-    def axis(self) -> str | None:
-        """Meaning of the channel in a layer of tokens."""
-        return None
-
-    @property
     def judgments(self) -> Mapping[str, Judgment]:
-        """Probability and rank of the target by held-out network; empty without a target."""
-        return {}
+        """Probability and rank of the target by held-out network; empty without one."""
+        return self.judges or {}
 
     @property
     def correct_judges(self) -> int:
@@ -112,59 +106,53 @@ class VisualizationRecord(ContrastRecord, abstract=True):
         return sum(judge["rank"] == 1 for judge in self.judgments.values())
 
     @property
-    def restarts(self) -> int | None:
-        """Times that the image started again with other draws; None for 0."""
-        return None
-
-    @property
     def is_recognized(self) -> bool:
-        """Whether the network recognizes the class of a finished image; True without a target."""
-        return True
-
-
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class ClassImageRecord(VisualizationRecord):
-    """An image with a target class.
-
-    Attributes:
-        judges: probability and rank of the target by held-out network.
-        restarts: times that the image started again with other draws; None for 0.
-    """
-
-    judges: Mapping[str, Judgment] = field(default_factory=dict)
-    restarts: int | None = None
-
-    @property
-    def is_recognized(self) -> bool:
-        """Whether the network gives a finished image at least 0.5 of the probability of its class; True where the
-        target is a score or contrasted with another class."""
+        """Whether the network gives a finished image at least 0.5 of the probability of its class; True without a
+        class, and where the target is a score or contrasted with another class."""
         if self.status != "done" or self.probability is None or self.against is not None:
             return True
         return self.probability >= LEAST_PROBABILITY
 
-    @property
-    def judgments(self) -> Mapping[str, Judgment]:
-        return self.judges
+
+class ClassImageRecord(VisualizationRecord):
+    """An image with a target class."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class LayerImageRecord(VisualizationRecord):
-    """An image without a target class: of a layer, a channel, or another objective.
+    """An image without a target class: of a layer, a channel, or another objective."""
+
+
+class PhotographRecord(Record, abstract=True):
+    """What the records about a photograph contain.
 
     Attributes:
-        layer, channel: what is maximized; None if the objective reads none.
-        axis: meaning of ``channel`` in a layer of tokens.
+        label_name: name of the label.
+        predicted, predicted_name: prediction of the photograph, if classes exclude each other; of an attack that of its
+            file.
+        correct: whether the prediction of the photograph is the given label; None without one.
+        original_size, original_box: size of the original photograph, and the part that the network received.
+        output_box: box in the network's input that its scores are about.
+        output_outline: polygons (x, y) around a region that is no box.
+        output_note: what is particular about the scores, such as a gradient that is not their derivative.
+        text: what the network says or reads of the photograph; of an attack that of its file.
+        text_agrees: whether that is the explained text, or begins with the text up to the explained part. Of an attack
+            whether it confirms the success or failure of the file; a success that it does not is none.
     """
 
-    layer: str | None = None
-    channel: int | None = None
-    axis: str | None = None
+    label_name: str | None = None
+    predicted: int | None = None
+    predicted_name: str | None = None
+    correct: bool | None = None
+    original_size: tuple[int, int] | None = None
+    original_box: tuple[float, float, float, float] | None = None
+    output_box: Sequence[float] | None = None
+    output_outline: Sequence[Sequence[Sequence[float]]] | None = None
+    output_note: str | None = None
+    text: str | None = None
+    text_agrees: bool | None = None
 
-    fields_of_task = (*VisualizationRecord.fields_of_task, "layer", "channel", "axis")
 
-
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class SaliencyRecord(ContrastRecord, kind="saliency_map"):
+class SaliencyRecord(ContrastRecord, PhotographRecord, kind="saliency_map"):
     """A saliency map.
 
     Attributes:
@@ -177,42 +165,22 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
         baselines_sha256: checksum of the pixels of the photographs that are baselines.
         reducer: how channels are reduced.
         top5: most probable classes of the photograph.
-        label_name: name of the label.
-        predicted, predicted_name: prediction of the photograph, if classes exclude each other.
-        correct: whether the prediction is the given label; None without one.
-        original_size, original_box: size of the original photograph, and the part that the network received.
-        output_box: box in the network's input that its scores are about.
-        output_outline: polygons (x, y) around a region that is no box.
-        output_note: what is particular about the scores, such as a gradient that is not their derivative.
         maximum: largest absolute value of the map.
         signed: whether pictures show both signs, since negative values are strong; None if not.
         scale: factor of the values of the reduced map in float16, if it is stored so.
         bands: sum of the map of each band, by its name; of features that are bands, their value.
         box, iou: box of the object in the original, and its overlap with the true one.
-        text: what the network says or reads of the photograph.
-        text_agrees: whether that is the explained text, or begins with the text up to the explained part.
         place: of the explained token or letter in its text, from 1.
     """
 
     method: str
     reducer: str
     top5: Ranking = field(default_factory=list)
-    label_name: str | None = None
-    predicted: int | None = None
-    predicted_name: str | None = None
-    correct: bool | None = None
-    original_size: tuple[int, int] | None = None
-    original_box: tuple[float, float, float, float] | None = None
-    output_box: Sequence[float] | None = None
-    output_outline: Sequence[Sequence[Sequence[float]]] | None = None
-    output_note: str | None = None
     signed: bool | None = None
     scale: float | None = None
     bands: Mapping[str, float] | None = None
     box: tuple[float, float, float, float] | None = None
     iou: float | None = None
-    text: str | None = None
-    text_agrees: bool | None = None
     place: int | None = None
 
     @property
@@ -256,7 +224,6 @@ class SaliencyRecord(ContrastRecord, kind="saliency_map"):
     baselines_sha256 = Item[str]("settings")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class AttackRecord(Record, abstract=True):
     """What the records of all attacks contain.
 
@@ -272,48 +239,32 @@ class AttackRecord(Record, abstract=True):
         return ""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class AdversarialRecord(AttackRecord, kind="adversarial_example"):
+class AdversarialRecord(AttackRecord, PhotographRecord, kind="adversarial_example"):
     """An adversarial example.
 
     Attributes:
-        label_name: name of the label.
         predicted_before, predicted_before_name: prediction of the photograph.
-        correct: whether the prediction of the photograph is the given label; None without one.
         probability_before: probability of the target or the label on the photograph.
         score_before: score of the photograph, if scores are numbers.
-        original_size, original_box: size of the original photograph, and the part that the network received.
-        output_box: box in the network's input that its scores are about.
-        output_outline: polygons (x, y) around a region that is no box.
-        output_note: what is particular about the scores, such as a gradient that is not their derivative.
         success_float: the image before rounding fools the network; like the others None of a skipped photograph.
         success_file: the file fools the original network; None if the file is not as recorded.
         success_jpeg95, success_jpeg75: the file still does after JPEG compression.
         repaired: values changed to restore a success that rounding had destroyed.
         l0: fraction of changed values. ssim, psnr: similarity to the photograph.
-        predicted, predicted_name: prediction of the file.
         top5: most probable classes of the file.
         margin: margin of the file; positive if it fools the network.
         by: member of an ensemble that fooled the network.
         tried: members of an ensemble that were tried; None for another attack.
         fewest: fewest gradient updates of a member that was tried.
-        text_before, text: what the network says or reads of the photograph and of the file.
-        text_agrees: whether the text confirms the success or failure of the file; a success that it does not is none.
+        text_before: what the network says or reads of the photograph.
         against: class that is left beside reaching the target, of the goal ``become``.
         boxes_before, boxes: final detections of the photograph and of the file.
     """
 
-    label_name: str | None = None
     predicted_before: int | None = None
     predicted_before_name: str | None = None
-    correct: bool | None = None
     probability_before: float | None = None
     score_before: float | None = None
-    original_size: tuple[int, int] | None = None
-    original_box: tuple[float, float, float, float] | None = None
-    output_box: Sequence[float] | None = None
-    output_outline: Sequence[Sequence[Sequence[float]]] | None = None
-    output_note: str | None = None
     success_float: bool | None = None
     success_file: bool | None = None
     success_jpeg95: bool | None = None
@@ -322,12 +273,8 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
     l0: float | None = None
     ssim: float | None = None
     psnr: float | None = None
-    predicted: int | None = None
-    predicted_name: str | None = None
     top5: Sequence[tuple[str, float | None]] | None = None
     text_before: str | None = None
-    text: str | None = None
-    text_agrees: bool | None = None
     against: int | None = None
     boxes_before: Sequence[NamedBox] | None = None
     boxes: Sequence[NamedBox] | None = None
@@ -356,7 +303,6 @@ class AdversarialRecord(AttackRecord, kind="adversarial_example"):
     fewest = Item[int]("settings")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class UniversalRecord(AttackRecord, kind="universal_perturbation"):
     """A universal perturbation.
 

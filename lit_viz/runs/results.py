@@ -176,10 +176,9 @@ class Storage(ABC):
     def outcomes(self) -> Sequence[Outcome]:
         """Return the outcomes of finished tasks, in task order."""
 
-    @property
-    def done(self) -> int:
-        """Number of tasks that are done."""
-        return sum(record.status == "done" for record in self.records())
+    def not_done(self) -> Iterable[Record]:
+        """Return the records of finished tasks with another status than ``done``."""
+        return [record for record in self.records() if record.status != "done"]
 
     def sample(self) -> Sequence[Outcome]:
         """Return the outcomes that figure, report and evidence are of: of many tasks, only some."""

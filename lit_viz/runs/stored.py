@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ _MOST_RECORDS = 1000  # that are kept in memory
 _OPEN_QUEUES = 4  # that are kept in memory, 16 bytes a task
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class QueuePart(JsonObject):
     """First line of ``queue.jsonl`` of a run with a part of a queue.
 
@@ -179,12 +177,6 @@ class StoredRecords(LazySequence[Record]):
         """Yield the values of each record, which are not checked: in a fifth of the time of the records."""
         return map(record_values, self._segments.lines.lines())
 
-    def not_done(self) -> Iterator[Record]:
-        """Yield the records of :func:`records_not_done`; only these are read."""
-        for index, status in sorted(self._segments.finished.items()):
-            if status != "done":
-                yield self.of_index(index)
-
     def _record(self, index: int, line: str | None) -> Record:
         kept = self._segments.records
         if index not in kept:
@@ -202,16 +194,6 @@ class StoredRecords(LazySequence[Record]):
 
     def _damaged(self, reason: str) -> LitVizError:
         return LitVizError(f"{self._root / SEGMENTS} is damaged ({reason}): start another run")
-
-
-def records_not_done(records: Sequence[Record]) -> Iterator[Record]:
-    """Yield the records of tasks that have another status than ``done``."""
-    if isinstance(records, StoredRecords):
-        yield from records.not_done()
-        return
-    for record in records:
-        if record.status != "done":
-            yield record
 
 
 def check_inside(*names: str | None) -> None:

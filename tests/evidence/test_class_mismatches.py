@@ -19,14 +19,27 @@ OF_THE_RUN = {
     "objective", "restarts", "array",
 }  # fmt: skip
 OF_THE_QUEUE = ["name", "source", "seed", "target", "tile", "index", "file", "status", "error"]
-OF_ALL = ["label", "label_source", "target_name", "lr", "against", "gamma", "format", "top5"]
-OF_CLASSES = [*OF_ALL, "probability", "logit", "rank", "judges"]
-OF_LAYERS = [*OF_ALL, "objective_file", "layer", "channel", "axis", "target"]
+OF_ALL = [
+    "label",
+    "label_source",
+    "target_name",
+    "lr",
+    "against",
+    "gamma",
+    "format",
+    "top5",
+    "layer",
+    "channel",
+    "axis",
+    "judges",
+]
+OF_CLASSES = [*OF_ALL, "probability", "logit", "rank"]
+OF_LAYERS = [*OF_ALL, "objective_file", "target"]
 OTHERS: dict[str, object] = {
     "status": "failed", "error": "x", "source": "x.png", "index": 1, "file": "images/0001_x.png", "lr": 0.5,
     "tile": {"image": 0, "row": 0, "column": 0, "height": 1, "width": 1}, "label": 1, "label_source": "x",
     "against": 1, "gamma": 2.0, "format": {"ranges": [[0, 255]] * 3}, "axis": "token", "target_name": "x",
-    "judges": {"judge": {"probability": 0.9, "rank": 1}},
+    "judges": {"judge": {"probability": 0.9, "rank": 1}}, "layer": "features.0",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from lit_viz.figures.agreement import agreement_figure
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS
 from lit_viz.images.rendering import clip_limits, heat
-from lit_viz.runs.evidence import CAPTUM, CaptumEvidence, DeliveredGate, FormulaGate, MapAgreement, Similarity
+from lit_viz.runs.evidence import CAPTUM, CaptumEvidence, Gate, MapAgreement, Similarity
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Task
@@ -24,8 +24,8 @@ AGREEMENT = MapAgreement(
     target_name=None,
     passed=True,
     reference=CAPTUM,
-    formula=FormulaGate(difference=2e-15, allowed=1e-8, passed=True),
-    delivered=DeliveredGate(difference=1e-7, allowed=1.2e-6, captum_float32=1e-7, passed=True),
+    formula=Gate(difference=2e-15, allowed=1e-8, passed=True),
+    delivered=Gate(difference=1e-7, allowed=1.2e-6, captum_float32=1e-7, passed=True),
     similarity=Similarity(difference=0.0, spearman=0.99987, ssim=1.0, top_iou=1.0),
     controls={"another class": Similarity(difference=1.0, spearman=-1e-7, ssim=math.nan, top_iou=0.0)},
 )

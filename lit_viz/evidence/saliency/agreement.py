@@ -52,18 +52,18 @@ def _top_pixels(values: Tensor) -> set[int]:
     return set(values.flatten().topk(count).indices.tolist())
 
 
-def formula_gate(difference: float, rounding: float = 0.0) -> run_evidence.FormulaGate:
+def formula_gate(difference: float, rounding: float = 0.0) -> run_evidence.Gate:
     """Return the gate of the formulas; ``rounding`` is the error of Captum's own formula in float64."""
     allowed = FORMULA_TOLERANCE + rounding
-    return run_evidence.FormulaGate(difference=difference, allowed=allowed, passed=difference <= allowed)
+    return run_evidence.Gate(difference=difference, allowed=allowed, passed=difference <= allowed)
 
 
-def sum_gate(difference: float) -> run_evidence.SumGate:
+def sum_gate(difference: float) -> run_evidence.Gate:
     """Return the gate of a map that is verified by its terms, for its difference from their sum."""
-    return run_evidence.SumGate(difference=difference, allowed=SUM_TOLERANCE, passed=difference <= SUM_TOLERANCE)
+    return run_evidence.Gate(difference=difference, allowed=SUM_TOLERANCE, passed=difference <= SUM_TOLERANCE)
 
 
-def delivered_gate(difference: float, captum_float32: float, stored: float = 0.0) -> run_evidence.DeliveredGate:
+def delivered_gate(difference: float, captum_float32: float, stored: float = 0.0) -> run_evidence.Gate:
     """Return the gate of a delivered map or its terms.
 
     What is allowed is no constant, since at the kinks of a ReLU the last bit decides whether a pixel's gradient passes.
@@ -74,6 +74,6 @@ def delivered_gate(difference: float, captum_float32: float, stored: float = 0.0
         stored: largest rounding error of the stored map, if it is in float16.
     """
     allowed = min(DELIVERED_FACTOR * captum_float32 + DELIVERED_SLACK + stored, MAX_ALLOWED)
-    return run_evidence.DeliveredGate(
+    return run_evidence.Gate(
         difference=difference, allowed=allowed, captum_float32=captum_float32, passed=difference <= allowed
     )

@@ -85,7 +85,7 @@ class Family(ABC):
     def gates(self, expected: Tensor) -> dict[str, Any]:
         """Return the fields of the evidence that are particular to the family."""
 
-    def formula(self, expected: Tensor) -> run_evidence.FormulaGate | None:
+    def formula(self, expected: Tensor) -> run_evidence.Gate | None:
         """Return the comparison of formulas in float64; None without one."""
         return None
 
@@ -120,7 +120,7 @@ class WholeMap(Family):
     def gates(self, expected: Tensor) -> dict[str, Any]:
         return {"similarity": similarity_of(self.delivered, expected[0])}
 
-    def formula(self, expected: Tensor) -> run_evidence.FormulaGate | None:
+    def formula(self, expected: Tensor) -> run_evidence.Gate | None:
         """Compare the formulas on the original network, if the reference has a formula of its own.
 
         If they differ, the comparison is repeated on photograph and baseline with a little noise, since equal neighbors
