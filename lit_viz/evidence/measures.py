@@ -52,6 +52,11 @@ class Measure:
     statistic: Literal["mean", "median"] = "mean"
     digits: str = ".3f"
 
+    @property
+    def photographs(self) -> set[Hashable]:
+        """Photographs with a finite value."""
+        return {photograph for photograph, value in self.values.items() if math.isfinite(value)}
+
     def estimate(self) -> Estimate:
         """Return the statistic, with the Wilson interval of a share or the bootstrap interval over photographs."""
         values = np.array([value for value in self.values.values() if math.isfinite(value)], dtype=float)
@@ -71,16 +76,14 @@ class Measure:
         return value > of_other if self.better == "higher" else value < of_other
 
     def is_distinguishable(self, other: Measure) -> bool:
-        """Return whether the paired 95 % bootstrap interval of the difference to another one excludes 0; True without
-        common photographs, of which nothing is known."""
-        pairs: list[float] = []
-        for photograph, value in self.values.items():
-            difference = value - other.values.get(photograph, math.nan)
+        """Return whether the paired 95 % bootstrap interval of the difference to another one, which has the same
+        photographs, excludes 0."""
+        differences: list[float] = []
+        for photograph in self.values:
+            difference = self.values[photograph] - other.values[photograph]
             if math.isfinite(difference):
-                pairs.append(difference)
-        if not pairs:
-            return True
-        low, high = self._bootstrap(np.array(pairs))
+                differences.append(difference)
+        low, high = self._bootstrap(np.array(differences))
         return low > 0 or high < 0
 
     def _statistic(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -141,24 +144,34 @@ class Compared:
 
 
 def are_best(measures: Sequence[Measure | None]) -> list[bool]:
-    """Return, for one measure of several methods, which are the best, or not distinguishable from the best."""
-    best: Measure | None = None
-    count = 0
-    for measure in measures:
-        if measure is None or measure.better is None or math.isnan(measure.estimate().value):
-            continue
-        count += 1
-        if best is None or measure.is_better_than(best):
-            best = measure
-    if best is None or count < 2:
+    """Return, for one measure of several methods, which are the best, or not distinguishable from the best.
+
+    Only methods with a value of each photograph that any of them has a value of are compared: the distances of an
+    attack that fools few photographs are those of the easy ones.
+    """
+    complete = _complete(measures)
+    if len(complete) < 2:
         return [False] * len(measures)
-    verdicts: list[bool] = []
+    best = complete[0]
+    for measure in complete[1:]:
+        if measure.is_better_than(best):
+            best = measure
+    chosen: list[Measure] = []
+    for measure in complete:
+        if measure is best or not best.is_distinguishable(measure):
+            chosen.append(measure)
+    return [any(measure is other for other in chosen) for measure in measures]
+
+
+def _complete(measures: Sequence[Measure | None]) -> list[Measure]:
+    """Return the measures with a value of each photograph that any of them has a value of."""
+    ranked: list[Measure] = []
+    photographs: set[Hashable] = set()
     for measure in measures:
-        if measure is None or math.isnan(measure.estimate().value):
-            verdicts.append(False)
-        else:
-            verdicts.append(measure is best or not best.is_distinguishable(measure))
-    return verdicts
+        if measure is not None and measure.better is not None:
+            ranked.append(measure)
+            photographs |= measure.photographs
+    return [measure for measure in ranked if photographs and measure.photographs == photographs]
 
 
 def photograph_of(record: Record) -> Hashable:

@@ -30,9 +30,11 @@ from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import data_frame, text_table
 from lit_viz.utils.parts import distinct_names
 
+_MARK = " n="  # before the number of photographs
 _WIDEST = 170  # of a table in characters
 _NAMED = ("method", "photographs")  # columns of each table
 _STAR = "* best, or not distinguishable from the best: the paired 95 % interval of the difference contains 0"
+_COUNT = "n: photographs of a value, where they are not those of the column; no star where others have more"
 
 
 class Comparison:
@@ -58,18 +60,20 @@ class Comparison:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each method: its name, the number of photographs, and each measure with the ends of its interval
-        and whether it is the best or not distinguishable from it: ``insertion``, ``insertion_low``,
-        ``insertion_high`` and ``insertion_best``; None where it was not measured."""
+        """A row for each method: its name, the number of photographs, and each measure with the ends of its interval,
+        its number of photographs, and whether it is the best or not distinguishable from it: ``insertion``,
+        ``insertion_low``, ``insertion_high``, ``insertion_count`` and ``insertion_best``; None where it was not
+        measured."""
         rows: list[dict[str, Any]] = []
         for place, (name, item) in enumerate(self.compared.items()):
             row: dict[str, Any] = {"method": name, "photographs": item.photographs}
             for title, best in self._best.items():
-                row |= dict.fromkeys((title, f"{title}_low", f"{title}_high"))
+                row |= dict.fromkeys((title, f"{title}_low", f"{title}_high", f"{title}_count"))
                 measure = item.measure(title)
                 if measure is not None:
                     estimate = measure.estimate()
                     row[title], row[f"{title}_low"], row[f"{title}_high"] = estimate.value, estimate.low, estimate.high
+                    row[f"{title}_count"] = estimate.count
                 row[f"{title}_best"] = best[place]
             rows.append(row)
         return rows
@@ -103,6 +107,8 @@ class Comparison:
         table = "\n\n".join(text_table(rows, words=1) for rows in blocks)
         if any(map(any, self._best.values())):
             table += f"\n{_STAR}"
+        if _MARK in table:
+            table += f"\n{_COUNT}"
         return table
 
     def _named_rows(self) -> list[TableRow]:
@@ -116,7 +122,10 @@ class Comparison:
             measure = item.measure(title)
             text = "-"
             if measure is not None:
-                text = _text(measure.estimate(), measure.digits)
+                estimate = measure.estimate()
+                text = _text(estimate, measure.digits)
+                if estimate.count != item.photographs:
+                    text += f"{_MARK}{estimate.count}"
             if is_best:
                 text += " *"
             texts.append(text)

@@ -17,6 +17,7 @@ from lit_viz.evidence.attacks.robustness import (
     RobustAccuracy,
     accuracy_label,
     attack_norm,
+    photograph_key,
     robust_photographs,
     robust_share,
     transfer_table,
@@ -161,9 +162,12 @@ class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
             are_robust: dict[Hashable, float] = dict(robust_photographs(outcomes, eps))
             measures.append(Measure(f"{what} at {norm.symbol} {norm.format(eps)}", are_robust, "lower"))
         measures += [*_successes(done), *costs(done)]
-        photographs = len(set(map(photograph_of, done)))
+        photographs: set[Hashable] = set()
+        for record in records_of(outcomes):
+            if record.status != "failed":
+                photographs.add(photograph_key(record))
         curve = RadiusCurve(norm.name, what, points)
-        return [Compared(done[0].attack, photographs, measures, done[0].settings, curve)]
+        return [Compared(done[0].attack, len(photographs), measures, done[0].settings, curve)]
 
     def metric_texts(self, metrics: Mapping[str, float]) -> list[str]:
         texts = super().metric_texts(metrics)
@@ -208,7 +212,7 @@ def _successes(records: Sequence[AdversarialRecord]) -> list[Measure]:
                 values[key] = min(NORMS[name].display_scale * length, values.get(key, math.inf))
     measures = [Measure("fooled in the file", fooled, "higher")]
     for name, values in lengths.items():
-        measures.append(Measure(f"median {NORMS[name].axis_label}", values, "lower", "median"))
+        measures.append(Measure(f"median {NORMS[name].axis_label}", values, "lower", "median", ".3g"))
     return measures
 
 

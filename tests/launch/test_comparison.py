@@ -54,6 +54,25 @@ def test_differences_are_paired() -> None:
     assert are_best([best]) == [False]
 
 
+def test_values_over_fewer_photographs_are_not_compared() -> None:
+    """The median of an attack that fools the two easy photographs is below that of one that fools all."""
+    few, many = measure([1.0, 2.0], "lower"), measure([1.5, 2.5, 9.0, 9.0], "lower")
+    assert are_best([few, many]) == [False, False]
+    assert are_best([few, many, measure([1.4, 2.4, 8.0, 8.0], "lower")]) == [False, False, True]
+    unknown = measure([1.0, 2.0, float("nan"), float("inf")], "lower")
+    assert are_best([unknown, many]) == [False, False]
+    assert are_best([Measure("insertion", {"other": 1.0}, "lower"), few]) == [False, False]
+
+
+def test_a_single_radius_has_no_curve(smooth: Network, figures: Any) -> None:
+    options: dict[str, Any] = {"label": smooth.scores(PHOTOGRAPHS).argmax(1).tolist(), "logger": "none"}
+    attacks = [lv.attacks.PGD(eps="4/255"), lv.attacks.PGD(eps="4/255", restarts=1)]
+    comparison = lv.attack(smooth, PHOTOGRAPHS, attack=attacks, iterations=2, **options)
+    texts = figures.texts(comparison.figure())
+    assert "robust accuracy at L∞ 4/255 ↓" in texts
+    assert not any("eps, L∞" in text for text in texts)
+
+
 def test_faithfulness_is_stated_by_method(smooth: Network, figures: Any, tmp_path: Path) -> None:
     labels = smooth.scores(PHOTOGRAPHS).argmax(1).tolist()
     options: dict[str, Any] = {"label": labels[:3], "captum": "none", "logger": "none"}
@@ -98,10 +117,13 @@ def test_attacks_are_compared_at_their_radii_by_the_command(
     for radius in (4, 16):
         robust = 5 - sum(distance <= radius / 255 * (1 + 1e-6) for distance in distances)
         title = f"robust accuracy at L∞ {radius}/255"
+        assert rows["fmn"][f"{title}_count"] == rows["fmn"]["photographs"] == 6
         assert rows["fmn"][title] == pytest.approx(robust / 6)
         low, high = wilson_interval(robust, 6)
         assert (rows["fmn"][f"{title}_low"], rows["fmn"][f"{title}_high"]) == pytest.approx((low, high))
         assert rows["ddn"][title] is None  # which minimizes the other norm
+    assert rows["fmn"]["fooled in the file_count"] == 5
+    assert "n=5" in lv.compare(folders).table()
     assert "robust accuracy at L2 0.5" in lv.compare(folders[2], eps=0.5).rows[0]
 
 
@@ -143,7 +165,7 @@ def test_the_command_runs_several_attacks_at_the_radius_of_those_with_one(
     main(words)
     printed = capsys.readouterr().out
     table = printed[printed.index("method ") :].splitlines()
-    assert max(map(len, table[:-3])) <= 90
+    assert max(len(line) for line in table if not line.startswith(("*", "n:", "results"))) <= 90
     assert "robust at L∞ 4/255" in table[0]
     assert [line.split()[0] for line in table if line][:4] == ["method", "fgsm", "pgd", "ddn"]
     assert "results  all/comparison.csv" in printed
