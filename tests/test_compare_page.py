@@ -14,6 +14,7 @@ from lit_viz.launch.specs import METHODS
 PAGE = (Path(__file__).parents[1] / "docs" / "compare.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*skipped of:UserWarning")
 def test_the_block_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

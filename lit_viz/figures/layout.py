@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -428,6 +428,7 @@ def _sharp_dpi(cells: Sequence[Cell]) -> float:
     return dpi * max(1, math.ceil(_MIN_DPI / dpi))
 
 
+@lru_cache(maxsize=4096)  # lines are measured several times while they are broken
 def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Measure the width of a line of text in inches."""
     if not text:

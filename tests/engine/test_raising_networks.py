@@ -61,7 +61,7 @@ def mapped_of_targets(images: Tensor, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("run", [attacked, mapped, mapped_of_targets])
-@pytest.mark.parametrize("slots", [1, 2, 8])
+@pytest.mark.parametrize("slots", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
 def test_only_the_image_fails(run: Callable[..., Any], slots: int) -> None:
     images = photographs([1, 2])
     results = run(images, slots=slots).records

@@ -13,7 +13,9 @@ from lit_viz.images.reading import to_uint8
 from lit_viz.images.rendering import difference, gray_levels
 
 
-@pytest.mark.parametrize(("size", "count"), [((8, 8), 1), ((33, 33), 5), ((224, 224), 1)])
+@pytest.mark.parametrize(
+    ("size", "count"), [((8, 8), 1), ((33, 33), 5), pytest.param((224, 224), 1, marks=pytest.mark.slow)]
+)
 def test_each_pixel_is_a_block_of_the_file(tmp_path, size, count, figures: Any):
     drawn = [figures.attacked(seed, size) for seed in range(count)]
     figure = attack_figure(drawn)
@@ -140,18 +142,19 @@ def test_degenerate_traces(tmp_path, odd, figures: Any):
     save_figure(figure, tmp_path / "figure.png")
 
 
-def test_many_images_share_a_plot_and_rows_are_limited(figures: Any):
-    drawn = [figures.attacked(seed, curves=figures.trace(5 + seed, flip=3 if seed else None)) for seed in range(22)]
+def test_many_images_share_a_plot_and_rows_are_limited(figures: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lit_viz.figures.attack.MOST_ROWS", 4)
+    drawn = [figures.attacked(seed, curves=figures.trace(5 + seed, flip=3 if seed else None)) for seed in range(7)]
     figure = attack_figure(drawn)
-    assert len(figures.images(figure)) == 4 * 12
+    assert len(figures.images(figure)) == 4 * 4
     assert len(figures.plots(figure)) == 4
-    assert figures.caption(figure).startswith("Page 1 of 2: images 1 to 12 of 22. 22 of 22 fooled in the file.")
-    assert "22 images, one line each; dots: first logged success (21 of 22)" in figures.texts(figure)
-    assert figures.plots(figure)[0].get_xlim() == (0, 25)
+    assert figures.caption(figure).startswith("Page 1 of 2: images 1 to 4 of 7. 7 of 7 fooled in the file.")
+    assert "7 images, one line each; dots: first logged success (6 of 7)" in figures.texts(figure)
+    assert figures.plots(figure)[0].get_xlim() == (0, 10)
     assert attack_pages(drawn) == 2
     second = attack_figure(drawn, page=2)
-    assert len(figures.images(second)) == 4 * 10
-    assert figures.caption(second).startswith("Page 2 of 2: images 13 to 22 of 22.")
+    assert len(figures.images(second)) == 4 * 3
+    assert figures.caption(second).startswith("Page 2 of 2: images 5 to 7 of 7.")
     assert figures.plots(second) == []
     assert figure.dpi >= 120
     figures.assert_no_overlap(figure)
@@ -164,7 +167,7 @@ def test_shared_plot_of_several_targets_names_no_class(figures: Any):
     )
 
 
-@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow), 7])
 def test_long_names_do_not_overlap(count, figures: Any):
     names = dict.fromkeys(("name", "predicted_before_name", "predicted_name", "target_name"), figures.LONG)
     drawn = [

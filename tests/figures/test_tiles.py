@@ -96,7 +96,7 @@ def test_a_shrunk_image_has_the_means_of_blocks(tmp_path: Path, factor: int) -> 
 
 
 def test_tiles_of_a_figure_share_no_pixel(tmp_path: Path) -> None:
-    write_image(tmp_path, (100, 100))
+    write_image(tmp_path, (60, 60))
     run = lv.saliency(network_of(conv_net()), tmp_path / "slide.tif", tile="network", overlap=12, target=1, **OPTIONS)
     tiles: list[tuple[int, int]] = []
     for text in _texts(run.figure()):

@@ -208,11 +208,18 @@ SOME_EDITS = ("longer", "last deleted", "exchanged")
 CASES = [("finished", name) for name in EDITS]
 CASES += [("killed", name) for name in (*SOME_EDITS, "joined", "deleted", "doubled", "gathered")]
 CASES += [("merged", name) for name in (*SOME_EDITS, "doubled", "renamed")]
-#: Edits of tars, whose segments are those of files: some of them are fast tests.
-OF_STORES: list[Any] = [("files", *case) for case in CASES]
-for kind, name in CASES:
-    is_fast = kind == "finished" and name in SOME_EDITS
-    OF_STORES.append(pytest.param("tar", kind, name, marks=() if is_fast else pytest.mark.slow))
+#: Edits that are fast tests, by store and kind of run.
+FAST = {
+    "files finished": ("same length", *SOME_EDITS, "joined", "doubled", "renamed", "gathered", "deleted"),
+    "files killed": ("longer", "gathered"),
+    "files merged": ("exchanged", "doubled"),
+    "tar finished": SOME_EDITS,
+}
+OF_STORES: list[Any] = []
+for store in ("files", "tar"):
+    for kind, name in CASES:
+        is_fast = name in FAST.get(f"{store} {kind}", ())
+        OF_STORES.append(pytest.param(store, kind, name, marks=() if is_fast else pytest.mark.slow))
 
 
 def states(run: Path) -> Callable[[], object]:

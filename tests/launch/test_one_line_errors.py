@@ -116,7 +116,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = np.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path / f"p{index}.png")
     (path / "empty.yaml").write_text("module: {}\n")
-    (path / "deep.yaml").write_text("[" * 3000)
+    (path / "deep.yaml").write_text("[" * 1000)
     os.mkfifo(path / "pipe")
     return path
 

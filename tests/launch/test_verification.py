@@ -178,7 +178,13 @@ def test_nothing_is_stated_from_a_changed_fact(
     assert not (run / "csv").exists()
 
 
-@pytest.mark.parametrize("name", FACTS)
+#: Edits of lines that are like others.
+LIKE_OTHERS = ("number", "name", "last record", "torn record", "order of records", "torn line", "joined lines", "row")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LIKE_OTHERS else ()) for name in FACTS]
+)
 def test_a_resume_computes_again_what_the_manifest_does_not_confirm(
     name: str, run: Path, finished: Path, smooth: Network
 ) -> None:

@@ -44,7 +44,11 @@ def images(n: int = 5) -> Tensor:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("zoo/planted_vit", "libra_gradient"), ("zoo/planted_cnn", "gradient"), ("efficientnet_lite0", "gradient")],
+    [
+        ("zoo/planted_vit", "libra_gradient"),
+        ("zoo/planted_cnn", "gradient"),
+        pytest.param("efficientnet_lite0", "gradient", marks=pytest.mark.slow),
+    ],
 )
 def test_the_method_follows_from_the_kind_of_network_and_is_recorded(name: str, expected: str, tmp_path: Path) -> None:
     network = lv.load_network(name)
@@ -90,10 +94,14 @@ def module(network: Network, method: Attribution, **options: Any) -> SaliencyMap
     return SaliencyMap(network, method=method, **{"images": images(), "slots": 2, **options})
 
 
+#: Methods of many evaluations, whose tests of their own are fast.
+LONG = ("shapley_interactions", "extremal_perturbation")
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        name
+        pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
         for name, kind in ATTRIBUTIONS.items()
         if kind.networks in (("plain",), ("plain", "rescale")) and not issubclass(kind, (AttentionMap, GuidedGradCAM))
     ],

@@ -127,7 +127,7 @@ def hooked() -> nn.Module:
         (hooked, 24, True),
     ],
 )
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_maps_of_unusual_networks(made: Callable[[], nn.Module], side: int, checked: bool, count: int) -> None:
     network = made()
     classifier = load_network(network, size=side)

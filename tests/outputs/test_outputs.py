@@ -143,7 +143,9 @@ def cases() -> dict[str, tuple[nn.Module, Output]]:
     }
 
 
-@pytest.mark.parametrize("kind", ["regression", "embedding", "zero_shot", "region", "keypoint"])
+@pytest.mark.parametrize(
+    "kind", ["regression", "embedding", "zero_shot", pytest.param("region", marks=pytest.mark.slow), "keypoint"]
+)
 def test_scores_and_gradients_equal_float64_autograd(kind: str, images: Tensor) -> None:
     network, output = cases()[kind]
     net = load(network, output)
@@ -503,10 +505,11 @@ def test_a_caption_of_a_number_states_the_score_and_no_prediction(images: Tensor
     assert not any("predicted" in text for text in shown)
 
 
-def test_captum_agrees_on_numbers_and_regions(images: Tensor) -> None:
-    for network, output in ((regressor(), Regression()), (segmenter(), Region())):
-        run = lv.saliency(load(network, output), images, method=["gradient", "input_x_gradient"], captum="captum")
-        assert verdicts(run) == [True] * 4
+@pytest.mark.parametrize("kind", ["regression", pytest.param("region", marks=pytest.mark.slow)])
+def test_captum_agrees_on_numbers_and_regions(kind: str, images: Tensor) -> None:
+    network, output = cases()[kind]
+    run = lv.saliency(load(network, output), images, method=["gradient", "input_x_gradient"], captum="captum")
+    assert verdicts(run) == [True] * 4
 
 
 def test_a_run_folder_of_numbers_is_checked_and_states_the_score(tmp_path: Path, images: Tensor) -> None:

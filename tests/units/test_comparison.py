@@ -93,6 +93,7 @@ def test_missing_photographs_are_not_shared() -> None:
         layer_difference(of_activations(few), of_activations(few[:2]))
 
 
+@pytest.mark.slow
 def test_both_networks_are_on_pages(tmp_path: Path, probe: Any, probe_page: Any) -> None:
     arguments = [
         "microscope", "zoo/fashion_cnn", "--layers", LAYER, "--channel", "2-4", "--compare", "zoo/fashion_robust_cnn",

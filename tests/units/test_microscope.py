@@ -366,6 +366,7 @@ def test_flags_of_silent_channels_and_of_the_null_distribution(held: float, devi
     assert page.flag == flag
 
 
+@pytest.mark.slow
 def test_units_that_no_photograph_activates_are_flagged_on_pages(
     photographs: Path, tmp_path: Path, probe: Any, probe_page: Any
 ) -> None:

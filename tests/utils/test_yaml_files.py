@@ -22,7 +22,7 @@ from lit_viz.utils.yaml_files import parse_yaml, read_yaml
         ("seed: [1", "line 1: expected ',' or ']', but got '<stream end>'"),
         ("? [1, 2]\n: 3", "line 1: found unhashable key"),
         ("a: 1\n---\nb: 2", "line 2: but found another document"),
-        ("seed: " + "[" * 2000, "maximum recursion depth exceeded"),
+        ("seed: " + "[" * 1000, "maximum recursion depth exceeded"),
         ("seed: \x00", "unacceptable character #x0000: special characters are not allowed"),
     ],
 )

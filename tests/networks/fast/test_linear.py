@@ -85,7 +85,7 @@ def test_only_plain_linear_layers_are_replaced_and_keep_their_names() -> None:
 def test_an_image_is_the_same_in_every_batch_and_on_any_number_of_threads(lite0: Network) -> None:
     """So slots and processes change no bit of a result; torch's own layers do (see the docstring of the module)."""
     fast, threads = lite0.fast(), torch.get_num_threads()
-    images = torch.rand(5, 3, *lite0.size, generator=torch.Generator().manual_seed(2))
+    images = torch.rand(5, 3, 128, 128, generator=torch.Generator().manual_seed(2))
 
     def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.clone().requires_grad_()
