@@ -28,7 +28,7 @@ class VerifiedFiles(JsonObject):
 
     read: int
     tasks: int | None = None
-    wrong: Sequence[str] = ()
+    wrong: Sequence[str]
 
 
 class FileEvidence(VerifiedFiles):

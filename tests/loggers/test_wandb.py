@@ -130,7 +130,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         record = ClassImageRecord.of(task, iterations=100, metrics={"probability": 1.0}, settings=others)
         folder.add_result(Result(task, record, snapshot(task, 100).image))
     folder.finish()
-    folder.merge_evidence(Evidence(pictures=ImageEvidence(read=2, same=2)))
+    folder.merge_evidence(Evidence(pictures=ImageEvidence(read=2, same=2, wrong=[])))
     entry = ImageNaturalness(index=0, name="tarantula", target_name="tarantula", photographs=3, layers=[])
     folder.merge_evidence(Evidence(naturalness=NaturalnessEvidence(photographs=3, images=[entry])))
     folder.seal()
