@@ -40,12 +40,17 @@ def attack_pages(outcomes: Sequence[Attacked]) -> int:
     return page_count(len(_with_pictures(outcomes)), MOST_ROWS)
 
 
-def attack_figure(outcomes: Sequence[Attacked], page: int = 1) -> Figure:
+def attack_figure(outcomes: Sequence[Attacked], page: int = 1, order: str = "") -> Figure:
     """Draw one row per attacked image: original, result and differences; beneath, the curves of the attack, and the
     results of the members of an ensemble.
 
     No image is rescaled. Differences are drawn on mid-gray, unchanged and magnified. Up to three images have a plot
     each, more share one, on the first page. Outcomes without an image are omitted.
+
+    Args:
+        outcomes: outcomes of the attack in the order of the rows.
+        page: page of at most 12 rows, from 1.
+        order: what the caption states of the order, such as ``, the smallest changes first``.
     """
     attacked = _with_pictures(outcomes)
     drawn = on_page(attacked, page, MOST_ROWS)
@@ -72,7 +77,8 @@ def attack_figure(outcomes: Sequence[Attacked], page: int = 1) -> Figure:
     members = robustness.ensemble_breakdown(outcomes)
     if members and page == 1:
         rows.append([None, _table(members)])
-    order = ", skipped ones last" if any(map(_is_skipped, attacked)) else ""
+    if any(map(_is_skipped, attacked)):
+        order += ", skipped ones last"
     selected = page_selection(page, MOST_ROWS, len(attacked), "images", order)
     return compose(Grid(rows), selected + _caption(attacked, result, is_clipped, has_curves))
 

@@ -81,6 +81,8 @@ def run(module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> Run:
         figure: format of the figure: ``png``, ``pdf`` or ``svg``.
         scale: color scale of the saliency maps of the figure: ``shared``, or one per ``map``.
         overlays: also draw the saliency maps over the photographs.
+        rows: photographs on the first page of the figure: the ``first``, errors of the network before others, or the
+            ``worst``, ``best`` or ``random`` ones. Maps go by the probability of their class, attacks by their change.
         resume: continue the run in ``out``; start it if there is none.
         overwrite: replace the run in ``out``.
         checkpoint_every: steps between checkpoints. Default: about 30 seconds.

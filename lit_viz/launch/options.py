@@ -24,7 +24,7 @@ from lit_viz.figures.scales import ScaleOf
 from lit_viz.launch.specs import METHODS
 from lit_viz.loggers import LOGGERS, logger_names
 from lit_viz.loggers.base import LoggerSettings
-from lit_viz.presentations import FigureFormat, FigureOptions, Presentation, presentation_of
+from lit_viz.presentations import FigureFormat, FigureOptions, Presentation, Rows, presentation_of
 from lit_viz.runs.access import check_new, check_usable, is_run
 from lit_viz.runs.tar_store import Store
 from lit_viz.types import slug
@@ -64,6 +64,7 @@ class RunOptions:
     figure: FigureFormat = "png"
     scale: ScaleOf = "map"
     overlays: bool = False
+    rows: Rows = "first"
     resume: bool = False
     overwrite: bool = False
     checkpoint_every: int | None = None
@@ -106,7 +107,7 @@ class RunOptions:
     @property
     def figure_options(self) -> FigureOptions:
         """How the figure is drawn."""
-        return FigureOptions(self.figure, self.scale, self.overlays)
+        return FigureOptions(self.figure, self.scale, self.overlays, self.rows)
 
     @property
     def logger_settings(self) -> LoggerSettings:

@@ -38,7 +38,7 @@ from lit_viz.launch.trainer import failures_of_run
 from lit_viz.methods import AdversarialExample, SaliencyMap
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.networks import Network
-from lit_viz.presentations import Presentation, presentation_of
+from lit_viz.presentations import Presentation, Rows, presentation_of
 from lit_viz.report.page import run_html, write_report
 from lit_viz.runs.access import check_new, is_run, run_lock
 from lit_viz.runs.evidence import ONE_DRAW, Evidence
@@ -261,11 +261,13 @@ class Run:
         return saved
 
     @checked_types
-    def figure(self, page: int = 1) -> Figure:
+    def figure(self, page: int = 1, *, rows: Rows | None = None) -> Figure:
         """Return the figure of the run; a notebook displays it.
 
         Args:
             page: page of a figure of many photographs, from 1.
+            rows: photographs on the first page: the ``first``, ``worst``, ``best`` or ``random`` ones, as in
+                :func:`lit_viz.run`. Default: as the run was started.
 
         Raises:
             LitVizError: the figure has fewer pages.
@@ -273,7 +275,7 @@ class Run:
         if page != 1:
             pages = self.presentation.pages(self.outcomes)
             require(1 <= page <= pages, f"page must be between 1 and {pages}", page)
-        options = replace(self._options.figure_options, page=page)
+        options = replace(self._options.figure_options, page=page, rows=rows or self._options.rows)
         with self.captions():
             drawn = self.presentation.figure(self.outcomes, options, self.stored_evidence)
         return with_notebook_png(drawn)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from matplotlib.figure import Figure
 
-from lit_viz.attacks.norms import LINF, NORMS, Norm, format_distance
+from lit_viz.attacks.norms import L2, LINF, NORMS, Norm, format_distance
 from lit_viz.attacks.rounding import is_singleton
 from lit_viz.attributions import title_of
 from lit_viz.evidence.adversarial_example import EXPLAINED, ExplainedAttack, Explanation
@@ -28,7 +28,7 @@ from lit_viz.figures.attack import attack_figure, attack_pages, robustness_figur
 from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.figures.tiles import attack_tiles_figure
-from lit_viz.presentations.base import FigureOptions, Presentation
+from lit_viz.presentations.base import FigureOptions, Presentation, Rows
 from lit_viz.presentations.items import EvidenceItem, listed
 from lit_viz.presentations.tables import TableRow, format_value, median_of
 from lit_viz.runs.evidence import (
@@ -89,6 +89,19 @@ class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
     """Presentation of adversarial examples: the verdict on each file, and whether failures are credible."""
 
     result: ClassVar[str] = "adversarial image"
+    run_options: ClassVar[tuple[str, ...]] = ("explain", "rows")
+    orders: ClassVar[Mapping[Rows, str]] = {
+        "worst": ", robust ones and the largest changes first",
+        "best": ", the smallest changes first",
+        "random": ", in random order",
+    }
+
+    def quality(self, record: AdversarialRecord) -> float:
+        """Return the negative distance of a file that fools the network."""
+        distance = record.metrics.get(record.norm or L2.name)
+        if not record.success_file or distance is None:
+            return -math.inf
+        return -distance
 
     def facets(self, record: AdversarialRecord, evidence: Evidence) -> dict[str, str]:
         facets = super().facets(record, evidence)
@@ -141,7 +154,10 @@ class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
         records = records_of(outcomes)
         if not has_several_radii(records):
             tiled = [image for image in tiled_images(outcomes) if image is not None]
-            return attack_tiles_figure(tiled) if tiled else attack_figure(outcomes, options.page)
+            if tiled:
+                return attack_tiles_figure(tiled)
+            ordered = options.ordered(outcomes, lambda outcome: self.quality(outcome.record))
+            return attack_figure(ordered, options.page, self.orders.get(options.rows, ""))
         trust = None if evidence is None else evidence.trust
         return robustness_figure(outcomes, NORMS[attack_norm(records)], trust)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -29,6 +30,10 @@ from lit_viz.types import Record, Task, slug
 from lit_viz.utils.formatting import label_with_target, probability_text
 from lit_viz.utils.imports import import_by_path
 
+#: Which photographs are the first rows of a figure.
+Rows = Literal["first", "worst", "best", "random"]
+T = TypeVar("T")
+
 #: Format of the file of a figure.
 FigureFormat = Literal["png", "pdf", "svg"]
 
@@ -41,13 +46,30 @@ class FigureOptions:
         format: format of the file.
         scale: whether saliency maps share one color scale, or each map has its own.
         overlays: whether saliency maps are also drawn over the photographs.
+        rows: which photographs are on the first page: the first of the run, or the worst, the best or random ones by
+            :meth:`Presentation.quality`.
         page: the page that is drawn, from 1.
     """
 
     format: FigureFormat = "png"
     scale: ScaleOf = "map"
     overlays: bool = False
+    rows: Rows = "first"
     page: int = 1
+
+    def ordered(self, items: Sequence[T], quality: Callable[[T], float]) -> list[T]:
+        """Return the items in the order of the rows.
+
+        Args:
+            items: in the order of the run.
+            quality: value of an item, higher for a better one.
+        """
+        if self.rows == "first":
+            return list(items)
+        if self.rows == "random":
+            places = np.random.default_rng(0).permutation(len(items))
+            return [items[place] for place in places]
+        return sorted(items, key=quality, reverse=self.rows == "best")
 
 
 class Presentation(ABC, Generic[R]):
@@ -61,6 +83,7 @@ class Presentation(ABC, Generic[R]):
         files: patterns of the files and folders that only runs of this method contain.
         run_options: options of figure and evidence that apply to the method.
         task_options: formats of the task options that captions state.
+        orders: what captions of figures state of the order of the rows, such as ``, the most probable first``.
     """
 
     title: ClassVar[str]
@@ -70,6 +93,7 @@ class Presentation(ABC, Generic[R]):
     files: ClassVar[tuple[str, ...]] = ()
     run_options: ClassVar[tuple[str, ...]] = ()
     task_options: ClassVar[Mapping[str, str]] = {}
+    orders: ClassVar[Mapping[Rows, str]] = {}
 
     def heading(self, records: Sequence[R]) -> str:
         """Return the heading of a report about these records."""
@@ -89,6 +113,10 @@ class Presentation(ABC, Generic[R]):
     def comes_first(self, record: R) -> bool:
         """Return whether the report shows a record before others, such as an error of the network."""
         return False
+
+    def quality(self, record: R) -> float:
+        """Return the value by which the figure orders records, from the worst to the best."""
+        return -math.inf
 
     def confusion(self, records: Sequence[R]) -> list[TableRow]:
         """Return how many photographs of a label are predicted as another class, the most frequent first."""

@@ -28,7 +28,7 @@ from lit_viz.figures.scales import ScaleOf, number
 from lit_viz.figures.sentence import Sentence, sentence_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.figures.tiles import saliency_tiles_figure
-from lit_viz.presentations.base import FigureOptions, Presentation
+from lit_viz.presentations.base import FigureOptions, Presentation, Rows
 from lit_viz.presentations.items import VERDICTS, EvidenceItem, listed
 from lit_viz.presentations.tables import TableRow, format_value
 from lit_viz.runs.evidence import (
@@ -63,8 +63,13 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
     command: ClassVar[str] = "saliency"
     result: ClassVar[str] = "map"
     files: ClassVar[tuple[str, ...]] = ("masks", "maps", "localization.*")
-    run_options: ClassVar[tuple[str, ...]] = ("scale", "overlays", "captum", "localize", "boxes")
+    run_options: ClassVar[tuple[str, ...]] = ("scale", "overlays", "rows", "captum", "localize", "boxes")
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "method": "{}"}
+    orders: ClassVar[Mapping[Rows, str]] = {
+        "worst": ", errors and the least probable classes first",
+        "best": ", the most probable classes first",
+        "random": ", in random order",
+    }
 
     def subtitle(self, record: SaliencyRecord) -> str:
         method = record.method if record.layer is None else f"{record.method} of {record.layer}"
@@ -75,6 +80,13 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
 
     def comes_first(self, record: SaliencyRecord) -> bool:
         return record.correct is False
+
+    def quality(self, record: SaliencyRecord) -> float:
+        """Return the probability, or the score, of the class, and less for an error of the network."""
+        value = record.score if record.probability is None else record.probability
+        if value is None or not math.isfinite(value):
+            return -math.inf
+        return value - (record.correct is False)
 
     def confusion(self, records: Sequence[SaliencyRecord]) -> list[TableRow]:
         pairs: Counter[tuple[str, str]] = Counter()
@@ -135,11 +147,12 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
         if sentences:
             (how,) = _drawn_reducers(records_of(outcomes)).values()
             return sentence_figure(sentences, how, overlays=options.overlays)
-        groups = _by_photograph(outcomes)
+        groups = options.ordered(_by_photograph(outcomes), lambda group: self.quality(group[0].record))
         per_page = _photographs_per_page(outcomes)
         panels = [_panel(group) for group in on_page(groups, options.page, per_page)]
-        has_errors = any(map(self.comes_first, records_of(outcomes)))
-        order = ", errors first" if has_errors else ""
+        order = self.orders.get(options.rows, "")
+        if not order and any(map(self.comes_first, records_of(outcomes))):
+            order = ", errors first"
         selected = page_selection(options.page, per_page, len(groups), "photographs", order)
         reducers = _drawn_reducers(records_of(outcomes))
         return saliency_figure(panels, reducers, options.scale, options.overlays, selected=selected)

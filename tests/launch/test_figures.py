@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lit_viz as lv
+from lit_viz.figures.scales import number
 
 pytestmark = pytest.mark.draws
 PHOTOGRAPHS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -83,3 +84,38 @@ def test_many_photographs_are_drawn_on_pages(
     one = lv.saliency(smooth, photographs, **options)
     assert len(figures.images(one.figure())) == 2 * 3
     assert "Page" not in figures.caption(one.figure())
+
+
+def test_rows_of_maps_are_a_stated_selection(smooth: Any, figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_viz.presentations.saliency_map.MOST_ROWS", 1)
+    photographs = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels = smooth.scores(photographs).argmax(1).tolist()
+    labels[2] = (labels[2] + 1) % 5  # an error
+    options: dict[str, Any] = {"method": ["gradient", "input_x_gradient"], "captum": "none", "logger": "none"}
+    run = lv.saliency(smooth, photographs, label=labels, rows="worst", **options)
+    chances = {record.name: record.probability for record in run.records}
+    right = sorted((name for name in chances if name != run.records[2].name), key=lambda name: chances[name])
+    worst, best = [run.records[2].name, *right], [*reversed(right), run.records[2].name]
+    for rows, names in {None: worst, "worst": worst, "best": best}.items():
+        for page, name in enumerate(names, start=1):
+            texts = " ".join(figures.texts(run.figure(page, rows=rows)))
+            assert [other for other in chances if f"of {other}" in texts] == [name]
+    assert "photographs 1 to 1 of 4, errors and the least probable classes first." in figures.caption(run.figure())
+    assert "of 4, errors first." in figures.caption(run.figure(rows="first"))
+    drawn = {" ".join(figures.texts(run.figure(page, rows="random"))) for page in range(1, 5)}
+    assert len(drawn) == 4
+    with pytest.raises(lv.LitVizError, match="rows must be"):
+        run.figure(rows="wrst")  # type: ignore[arg-type]
+
+
+def test_rows_of_attacks_are_a_stated_selection(smooth: Any, figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_viz.figures.attack.MOST_ROWS", 1)
+    photographs = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels = smooth.scores(photographs).argmax(1).tolist()
+    run = lv.attack(smooth, photographs, label=labels, attack="ddn", iterations=10, logger="none")
+    assert all(record.success_file for record in run.records)
+    ordered = sorted(run.records, key=lambda record: record.l2)
+    for rows, record in {"best": ordered[0], "worst": ordered[-1]}.items():
+        texts = " ".join(figures.texts(run.figure(rows=rows)))
+        assert f"L2 {number(record.l2)}" in texts
+    assert "images 1 to 1 of 4, the smallest changes first." in figures.caption(run.figure(rows="best"))
