@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -59,7 +58,6 @@ class Fade(StepRule):
         return torch.where(done.view(-1, 1, 1, 1), x, faded), state, done
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class FadedRecord(Record, kind="faded"):
     """A faded photograph, with the class that is predicted of its file, and the share of gray."""
 
