@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from lit_viz.errors import require
 from lit_viz.images.canvas import resize
 from lit_viz.images.rasters import read_image
+from lit_viz.images.rendering import rank_correlations
 from lit_viz.networks import Network
 from lit_viz.networks.layers import Layout, layouts
 from lit_viz.runs.evidence import LayerNaturalness
@@ -188,9 +188,9 @@ def naturalness(
 def _figure(layer: str, synthetic: Tensor, natural: Tensor, random: Tensor) -> LayerNaturalness:
     require(len(natural) >= 3, "there must be at least 3 natural images", len(natural), is_argument=False)
     require(len(random) >= 2, "there must be at least 2 random photographs", len(random), is_argument=False)
-    own = spearman(synthetic[None], natural)[0]
-    among = spearman(natural, natural)
-    others = spearman(natural, random)
+    own = rank_correlations(synthetic[None], natural)[0]
+    among = rank_correlations(natural, natural)
+    others = rank_correlations(natural, random)
     counts, resampled_others = _drawn(len(natural), len(random))
     zeros = ((counts @ others) * resampled_others).sum(1) / (len(natural) * len(random))
     pairs = counts[:, :, None] * counts[:, None]
@@ -259,17 +259,3 @@ def best_late_figure(figures: Sequence[LayerNaturalness]) -> float | None:
     """
     late = [figure.value for figure in figures[len(figures) // 2 :] if figure.is_decidable]
     return max(late, default=None)
-
-
-def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """Return the Spearman correlations of the rows of ``(N, C)`` and ``(M, C)``, ``(N, M)``; ties have mean ranks."""
-    correlations: Tensor = standardized_ranks(a) @ standardized_ranks(b).T
-    return correlations
-
-
-def standardized_ranks(rows: Tensor) -> Tensor:
-    """Return the mean ranks of each row ``(N, C)``, centered and of length 1, float64; zeros for a constant row."""
-    ranks = torch.from_numpy(rankdata(rows.double().numpy(), axis=1))  # in float32, SciPy 1.18 has float32 ranks
-    centered = ranks - ranks.mean(1, keepdim=True)
-    lengths: Tensor = centered.norm(dim=1, keepdim=True)
-    return centered / lengths.clamp(min=1e-12)

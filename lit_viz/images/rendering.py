@@ -248,10 +248,21 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
     """Compute Spearman's rank correlation of two tensors of equal shape; 0 if one is constant, NaN if not finite."""
     if not bool(a.isfinite().all() and b.isfinite().all()):
         return math.nan
-    if bool((a == a.flatten()[0]).all() or (b == b.flatten()[0]).all()):
-        return 0.0
-    from scipy.stats import spearmanr  # takes 0.5 s to import
+    return float(rank_correlations(a.flatten()[None], b.flatten()[None]))
 
-    first = a.detach().flatten().to("cpu", torch.float64)
-    second = b.detach().flatten().to("cpu", torch.float64)
-    return float(spearmanr(first.numpy(), second.numpy()).statistic)
+
+def rank_correlations(a: Tensor, b: Tensor) -> Tensor:
+    """Compute Spearman's rank correlations of the rows of ``(N, C)`` and ``(M, C)``, ``(N, M)``; 0 of constant rows."""
+    correlations: Tensor = standardized_ranks(a) @ standardized_ranks(b).T
+    return correlations
+
+
+def standardized_ranks(rows: Tensor) -> Tensor:
+    """Return the mean ranks of each row ``(N, C)``, centered and of length 1, float64; zeros for a constant row."""
+    from scipy.stats import rankdata  # takes 0.5 s to import
+
+    values = rows.detach().to("cpu", torch.float64)  # of float32, SciPy 1.18 has float32 ranks
+    ranks = torch.from_numpy(rankdata(values.numpy(), axis=1))
+    centered = ranks - ranks.mean(1, keepdim=True)
+    lengths: Tensor = centered.norm(dim=1, keepdim=True)
+    return centered / lengths.clamp(min=1e-12)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from lit_viz.errors import require
-from lit_viz.evidence.naturalness import standardized_ranks
+from lit_viz.images.rendering import standardized_ranks
 from lit_viz.units.survey import LayerSurvey
 
 _BLOCK = 2**20  # activations in memory

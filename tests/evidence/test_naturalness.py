@@ -9,14 +9,15 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.naturalness import channel_means, compared_layers, naturalness, null_deviations, spearman
+from lit_viz.evidence.naturalness import channel_means, compared_layers, naturalness, null_deviations
+from lit_viz.images.rendering import rank_correlations
 from lit_viz.outputs import load_network
 
 
 def test_spearman_equals_scipy_with_ties() -> None:
     torch.manual_seed(0)
     a, b = torch.randint(0, 5, (3, 20)).float(), torch.randn(4, 20)
-    ours = spearman(a, b)
+    ours = rank_correlations(a, b)
     for i in range(3):
         for j in range(4):
             assert float(ours[i, j]) == pytest.approx(spearmanr(a[i], b[j]).statistic, abs=1e-9)
@@ -43,7 +44,8 @@ def test_the_scale_has_natural_images_at_one_and_random_ones_at_zero() -> None:
 def test_the_bootstrap_equals_a_plain_one() -> None:
     torch.manual_seed(2)
     synthetic, natural, random = torch.randn(20), torch.randn(4, 20) + torch.randn(20), torch.randn(6, 20)
-    own, among, others = spearman(synthetic[None], natural)[0], spearman(natural, natural), spearman(natural, random)
+    own = rank_correlations(synthetic[None], natural)[0]
+    among, others = rank_correlations(natural, natural), rank_correlations(natural, random)
     generator = torch.Generator().manual_seed(0)
     values = []
     for resample in range(501):
