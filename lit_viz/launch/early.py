@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 
 from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean, find_part
 from lit_viz.launch.specs import METHODS, MethodSpec
-from lit_viz.utils.files import missing_file_error, non_utf8_name_error, packaged_photograph
+from lit_viz.utils.files import missing_file_error, missing_weights_error, non_utf8_name_error, packaged_photograph
 from lit_viz.utils.labels import find_class, imagenet_labels
+from lit_viz.utils.zoo_names import check_zoo_name, zoo_labels
 
 #: Prefixes of images that are no files.
 _NAMED_IMAGES = ("packaged:", "zoo:", "array:")
@@ -30,9 +31,11 @@ _REQUIRED = {"merge": ("out",), "microscope": ("layers", "images", "out")}
 #: Options whose value is a class, or several.
 _CLASSES = ("target", "label", "against")
 #: Values of these options that are no classes.
-_NO_CLASSES = ("label", "predicted", "random", "least-likely", "runner-up", "none")
+_NO_CLASSES = ("label", "predicted", "folders", "random", "least-likely", "runner-up", "none")
 #: Networks with the classes of ImageNet that need no weights of the user.
 _IMAGENET_NETWORKS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+_DEFAULT_NETWORK = "efficientnet_lite0"
+_ZOO, _TORCHVISION = "zoo/", "torchvision/"
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ def check_words(command: str, words: Sequence[str]) -> None:
         _check_runs(read.positional if command == "compare" else read.positional[:1])
     if read.unknown:  # which may have a value
         return
+    _check_network(read)
     for name in _REQUIRED.get(command, ()):
         if name not in read.given:
             raise LitVizError(f"lit-viz {command} requires --{name}: see lit-viz {command} --help")
@@ -201,6 +205,8 @@ def _check_parts(command: str, read: Words, options: Mapping[str, Option]) -> bo
     named = {option.name: option for option in options.values() if option.names}
     for argument, option in named.items():
         for text in _single_names(read.given.get(argument, ())):
+            if argument == "config" and text.endswith(".yaml") and not Path(text).exists():
+                raise unknown_configuration(text, option.names)
             if not text.replace("_", "").replace("-", "").isalnum():  # a path of a class, or YAML
                 are_packaged = False
             elif argument == "config":
@@ -296,9 +302,10 @@ def _check_out(read: Words) -> None:
 
 
 def _check_classes(spec: MethodSpec, read: Words) -> None:
-    """Check classes of a packaged network of ImageNet."""
+    """Check classes of a network whose classes are known by its name."""
     of_network = [name for name in read.given if name.partition(".")[0] in ("network", "config", "layer", "objective")]
-    if of_network not in ([], ["network"]) or not set(read.given.get("network", ())) <= set(_IMAGENET_NETWORKS):
+    labels = _labels_of(read.given.get("network", (_DEFAULT_NETWORK,))[-1])
+    if of_network not in ([], ["network"]) or not labels:
         return
     texts = list(read.positional) if spec.positional == "target" else []
     for argument in _CLASSES:
@@ -306,7 +313,26 @@ def _check_classes(spec: MethodSpec, read: Words) -> None:
     for text in texts:
         is_one = "," not in text and not text.startswith(("[", "{"))
         if is_one and text not in _NO_CLASSES and not _is_file(text):
-            find_class(text, imagenet_labels())
+            find_class(text, labels)
+
+
+def _labels_of(network: str) -> Sequence[str]:
+    """Return the classes of a network that its name tells; of others an empty tuple."""
+    if network in _IMAGENET_NETWORKS or network.startswith(_TORCHVISION):  # whose classifiers are of ImageNet
+        return imagenet_labels()
+    if network.startswith(_ZOO):
+        return zoo_labels(network.removeprefix(_ZOO))
+    return ()
+
+
+def _check_network(read: Words) -> None:
+    """Check the name of a network of the zoo, and the file of weights."""
+    for network in read.given.get("network", ()):
+        if network.startswith(_ZOO):
+            check_zoo_name(network.removeprefix(_ZOO))
+    for weights in read.given.get("network.weights", ()):
+        if weights not in ("DEFAULT", "none", "null", "") and not Path(weights).exists():
+            raise LitVizError(missing_weights_error(weights))
 
 
 def _is_file(text: str) -> bool:

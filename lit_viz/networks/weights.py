@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lit_viz.errors import LitVizError, is_out_of_memory
 from lit_viz.networks.isolation import torch_warnings_ignored
+from lit_viz.utils.files import missing_weights_error
 
 #: Names of the weights in a folder or repository of the Hugging Face Hub.
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -47,7 +48,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             state = "is a folder"
         elif path.exists():
             state = "is no regular file"
-        raise LitVizError(f"{file} {state}: give the path of a .pth, .safetensors or .ckpt file")
+        raise LitVizError(missing_weights_error(path, state))
     if path.stat().st_size == 0:
         raise LitVizError(f"{file} is empty: copy or download it again")
     try:

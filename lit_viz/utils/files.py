@@ -328,6 +328,11 @@ def missing_file_error(path: str | Path, what: str = "photograph") -> str:
     return f"there is no {what} {str(path)!r}{did_you_mean(file.name, siblings)}"
 
 
+def missing_weights_error(path: str | Path, state: str = "doesn't exist") -> str:
+    """Return the error message for a path that is no weights file."""
+    return f"weights file {str(path)!r} {state}: give the path of a .pth, .safetensors or .ckpt file"
+
+
 PACKAGED = {
     "astronaut": "astronaut.png",
     "chelsea": "chelsea.png",

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from lit_viz.errors import LitVizError, did_you_mean
+from lit_viz.errors import LitVizError
+from lit_viz.utils.zoo_names import check_zoo_name
 from lit_viz.zoo.networks import (
     BAND_SIDE,
     BANDS,
@@ -41,8 +42,6 @@ _BUILDERS: Mapping[str, Callable[[int], nn.Module]] = {
     "planted_bands": planted_bands_cnn,
     "planted_pairs": planted_pairs_cnn,
 }
-#: Names of the networks.
-NAMES = tuple(_BUILDERS)
 
 
 @dataclass(frozen=True)
@@ -114,21 +113,15 @@ def build(name: str, classes: int | None = None) -> nn.Module:
     """Build a network with random weights, in training mode.
 
     Args:
-        name: one of :data:`NAMES`.
+        name: one of :data:`~lit_viz.utils.zoo_names.NAMES`.
         classes: number of logits; by default that of the network's own classes.
     """
-    _check(name)
+    check_zoo_name(name)
     return _BUILDERS[name](len(labels_of(name)) if classes is None else classes)
 
 
-def _check(name: str) -> None:
-    if name not in NAMES:
-        hint = did_you_mean(name, NAMES) or f": it has {', '.join(NAMES)}"
-        raise LitVizError(f"the zoo has no network {name!r}{hint}")
-
-
 def _file(name: str, folder: Path, suffix: str) -> Path:
-    _check(name)
+    check_zoo_name(name)
     file = folder / f"{name}.{suffix}"
     if not file.is_file():
         raise LitVizError(f"{file} of the zoo is missing: scripts/zoo.py trains {name}")

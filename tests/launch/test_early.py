@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+import lit_viz as lv
 from lit_viz.commands import command_parser
 from lit_viz.errors import LitVizError
 from lit_viz.launch.early import check_words, options_of
 from lit_viz.launch.form import find_config
 from lit_viz.networks.loading import as_network
 from lit_viz.utils.labels import find_class, imagenet_labels
+from lit_viz.utils.zoo_names import zoo_labels
+from lit_viz.zoo import NAMES, labels_of
 
 HAY = "packaged:chelsea"
 
@@ -43,6 +46,17 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "words of several": (["saliency", HAY, "--fit", "crob"], "got 'crob'; did you mean 'crop'?"),
     "folder of shards": (["status", "shards"], "there is no folder 'shards'"),
     "required option": (["merge", "shards"], "lit-viz merge requires --out"),
+    "network of the zoo": (["layers", "--network", "zoo/fashion_cn"], "the zoo has no network 'fashion_cn'; did you"),
+    "class of the zoo": (
+        ["visualize", "hay", "--network", "zoo/fashion_cnn"],
+        "unknown class 'hay': the classes are T-",
+    ),
+    "class of torchvision": (["visualize", "goldfsh", "--network", "torchvision/vgg16"], "unknown class 'goldfsh'"),
+    "weights": (
+        ["saliency", HAY, "--network.weights", "hay.pth"],
+        "weights file 'hay.pth' doesn't exist: give the path",
+    ),
+    "file of a configuration": (["saliency", HAY, "--config", "hay.yaml"], "there is no configuration hay.yaml"),
     "file as a folder": (["visualize", "hay", "--out", "file"], "file is a file: give a folder for the run"),
 }
 
@@ -50,7 +64,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
 RIGHT = {
     "own method": ["saliency", HAY, "--method", "package.module.Own", "--method.weight", "3"],
     "own configuration": ["saliency", HAY, "--config", "file.yaml", "--weight", "3"],
-    "own network": ["visualize", "pothole", "--network", "zoo/fashion_cnn"],
+    "own network": ["visualize", "pothole", "--network", "package.module:build"],
+    "network of the zoo": ["visualize", "ankle_boot", "--network", "zoo/fashion_cnn"],
+    "labels of folders": ["attack", HAY, "--label", "folders"],
+    "random weights": ["visualize", "hay", "--network.weights", "none"],
     "labels": ["visualize", "pothole", "--network.labels", "names.txt"],
     "several words": ["visualize", "hay", "--vary.lr", "1", "2", "--iterations", "8"],
     "negative values": ["saliency", HAY, "--network.value-range", "-1,1"],
@@ -97,10 +114,14 @@ def test_the_parser_reports_an_option_as_the_table_does(name: str) -> None:
     assert str(early.value) == str(late.value)
 
 
-def test_configurations_and_classes_have_the_same_message_later() -> None:
+def test_names_and_files_have_the_same_message_later() -> None:
     late: dict[str, Any] = {
         "configuration": lambda: find_config("visualize", "tarantla"),
         "class": lambda: find_class("tarantulla", imagenet_labels()),
+        "file of a configuration": lambda: find_config("saliency", "hay.yaml"),
+        "network of the zoo": lambda: as_network("zoo/fashion_cn"),
+        "class of the zoo": lambda: find_class("hay", as_network("zoo/fashion_cnn").labels),
+        "weights": lambda: lv.load_network("zoo/fashion_cnn", weights="hay.pth"),
     }
     for name, find in late.items():
         (command, *words), _ = WRONG[name]
@@ -140,3 +161,8 @@ def test_imagenet_has_the_names_of_torchvision() -> None:
 
     assert imagenet_labels() == tuple(ResNet18_Weights.DEFAULT.meta["categories"])
     assert as_network("efficientnet_lite0").labels == imagenet_labels()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_of_the_zoo_are_known(name: str) -> None:
+    assert zoo_labels(name) == labels_of(name)
