@@ -96,7 +96,7 @@ class OutcomeVerifier(Generic[AnyMethod, R]):
     def __init__(
         self, module: AnyMethod, outcomes: Sequence[Outcome[R]], storage: Storage, settings: EvidenceSettings
     ) -> None:
-        self.module, self.outcomes = module, outcomes
+        self.module, self.outcomes = module, list(outcomes)  # one outcome a task, which the parts amend
         self.storage, self.settings = storage, settings
 
     @classmethod
