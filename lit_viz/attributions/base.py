@@ -221,7 +221,7 @@ class Sampling(Estimator):
         samples = self.samples(x, state, slots, numbers, evaluate).contiguous()
         record_images(state, slots, numbers, samples)
         state["mean"], residuals = welford_update(state["mean"], slots, numbers, samples, self.skipped)
-        state["squares"] = add_rows(state["squares"], slots, _mean_square(self.pattern(residuals)))
+        state["squares"] = add_rows(state["squares"], slots, mean_square(self.pattern(residuals)))
         return state
 
     def attribution(self, x: Tensor, state: State) -> Tensor:
@@ -236,9 +236,13 @@ class Sampling(Estimator):
         """
         count = (state["iteration"] - self.skipped).double()
         variance = torch.where(count >= 2, state["squares"] / (count * (count - 1)), torch.inf)
-        error = relative_error(variance, _mean_square(self.pattern(state["mean"]).double()), self.max_error)
-        error = error.masked_fill((count < self.fewest) & (variance > 0), torch.inf)
+        error = self.error_of(state["mean"], variance, count)
         return {"standard_error": variance.sqrt().to(x.dtype), "error": error.to(x.dtype)}
+
+    def error_of(self, maps: Tensor, variance: Tensor, count: Tensor) -> Tensor:
+        """Return the relative error of maps ``(N, ...)``, from variance and number of the samples ``(N,)``."""
+        error = relative_error(variance, mean_square(self.pattern(maps).double()), self.max_error)
+        return error.masked_fill((count < self.fewest) & (variance > 0), torch.inf)
 
 
 def networks_of(backprop: GradientRule) -> tuple[Backprop, ...]:
@@ -263,7 +267,8 @@ def completeness(maps: Tensor, difference: Tensor, evaluations: Tensor) -> dict[
     return {"completeness": residual, "error": relative(residual, difference)}
 
 
-def _mean_square(maps: Tensor) -> Tensor:
+def mean_square(maps: Tensor) -> Tensor:
+    """Return the mean square of maps over the pixels, ``(N,)``."""
     return norm(maps).square() / maps[0].numel()
 
 

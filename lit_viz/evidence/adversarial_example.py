@@ -21,7 +21,7 @@ from lit_viz.evidence.attacks import robustness
 from lit_viz.evidence.attacks.diagnostics import cost_of_stronger_attacks, diagnostics, stronger_attacks
 from lit_viz.evidence.attacks.files import FileValues, RecordedFile
 from lit_viz.evidence.attacks.mismatches import mismatches
-from lit_viz.evidence.comparison import goal_task
+from lit_viz.evidence.comparison import Readings, goal_task
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.images.formats import FileFormat
 from lit_viz.methods import AdversarialExample
@@ -68,6 +68,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._valid = self.outcomes  # whose files match their records
+        self._readings = Readings(self.module)
 
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
         if not self.settings.reads_files:
@@ -163,6 +164,8 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
             norm=module.attack.norm,
             eps=eps,
             settings=settings_of(module.attack),
+            iterations=module.last_iteration(task),
+            reading=None if self.settings.at_end_of_run else self._readings.fields(task),
         )
 
     def _break_down(self) -> EvidencePart:

@@ -15,6 +15,7 @@ from lit_viz.evidence.class_images import class_image_naturalness
 from lit_viz.evidence.comparison import (
     Scored,
     different_fields,
+    different_iterations,
     different_metric,
     different_probability,
     different_rank,
@@ -181,7 +182,18 @@ class _Evaluated:
         contrast = contrast_fields(task, module.objective)
         expected |= {"against": contrast.get("against"), "gamma": contrast.get("gamma")}
         expected["format"] = module.format.to_dict()
+        expected |= {"clipped": None, "filled": None, "no_data": None}  # of photographs
         yield from different_fields(expected, vars(record))
+        yield from _different_updates(record, task, module)
+
+
+def _different_updates(record: VisualizationRecord, task: Task, module: ClassVisualization) -> Iterator[str]:
+    """Yield where the number of updates is not that of the task and its restarts, which the updates include."""
+    restarts, limit = record.restarts or 0, module.last_iteration(task)
+    if not 0 <= restarts <= module.restarts:
+        yield f"restarts {module.restarts} at most, recorded {restarts}"
+    first = restarts * limit if restarts else limit  # an image that started again may end early, with an error
+    yield from different_iterations(record, limit + restarts * limit, fewest=first)
 
 
 def _evaluate(outcome: Outcome[VisualizationRecord], task: Task, module: ClassVisualization) -> _Evaluated:

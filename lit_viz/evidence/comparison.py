@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from lit_viz.methods.photographs import DATASET, PhotographTraining
+from lit_viz.engine.sources import input_name, is_replaced
+from lit_viz.errors import LitVizError
+from lit_viz.methods.photographs import DATASET, OF_READING, PhotographTraining
 from lit_viz.networks import Network
 from lit_viz.networks.isolation import logits_tolerance
+from lit_viz.networks.outputs import Output
 from lit_viz.types import Task
 from lit_viz.utils.files import plain
 from lit_viz.utils.formatting import Notify, pluralize
@@ -47,6 +51,48 @@ def goal_task(module: PhotographTraining, task: Task, record: Any) -> Task:
         return labelled
     label = record.label if record.label_source == DATASET else None
     return replace(task, label=label, label_source=record.label_source)
+
+
+class Readings:
+    """What reading the files of photographs finds, each once.
+
+    Args:
+        module: the method.
+    """
+
+    def __init__(self, module: PhotographTraining) -> None:
+        self._module = module
+        self._fields: dict[str, Mapping[str, Any] | None] = {}
+
+    def fields(self, task: Task) -> Mapping[str, Any] | None:
+        """Return the fields of a record by the file of a task; None if it is missing or another one, or not a file."""
+        name = input_name(task)
+        if name not in self._fields:
+            self._fields[name] = None
+            if task.source is not None and not is_replaced(task):
+                with suppress(LitVizError):
+                    self._fields[name] = self._module.read_fields(task)
+        return self._fields[name]
+
+
+def different_reading(record: Any, found: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield where the place of a photograph in its file, and what the file has, are not those of :class:`Readings`."""
+    if found is not None:
+        yield from different_fields({name: found.get(name) for name in OF_READING}, vars(record))
+
+
+def different_iterations(record: Any, most: int, fewest: int = 0) -> Iterator[str]:
+    """Yield a mismatch if more or fewer iterations are recorded than a task can have."""
+    recorded = record.iterations
+    if recorded is None or not fewest <= recorded <= most:
+        expected = f"{most}" if fewest == most else f"{fewest} to {most}"
+        yield f"iterations {expected}, recorded {recorded}"
+
+
+def different_region(record: Any, output: Output) -> Iterator[str]:
+    """Yield where the region that the scores are about is another one than that of the network."""
+    expected = {"output_box": output.box, "output_outline": output.outline, "output_note": output.note}
+    yield from different_fields(expected, vars(record))
 
 
 def are_close(scored: Scored, a: int | None, b: int | None) -> bool:

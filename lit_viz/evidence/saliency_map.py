@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_viz.engine.module import image_digest
 from lit_viz.errors import LitVizError
-from lit_viz.evidence.comparison import Scored, different_value, report_mismatches
+from lit_viz.evidence.comparison import Readings, Scored, different_reading, different_value, report_mismatches
 from lit_viz.evidence.saliency.faithfulness import evaluate_maps
 from lit_viz.evidence.saliency.mismatches import map_mismatches
 from lit_viz.evidence.verifier import EvidencePart, EvidenceSettings, OutcomeVerifier
@@ -51,6 +51,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
         super().__init__(*arguments)
         self._truth: Mapping[str, ReferenceBoxes] = {}  # by the source of the photograph
         self._reasons: dict[int, list[str]] = defaultdict(list)  # why records do not match, by task
+        self._readings = Readings(self.module)
 
     @classmethod
     def check_settings(cls, settings: EvidenceSettings) -> None:
@@ -160,7 +161,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
                 photograph, attribution = outcome.source(), outcome.array()
                 missing += photograph is None
                 scored = None if photograph is None else self._scored(photograph, scores)
-                reasons += self._mismatches(record, attribution, scored)
+                reasons += self._mismatches(outcome, attribution, scored)
             except LitVizError as error:
                 reasons.append(str(error))
             if reasons:
@@ -180,19 +181,25 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
             scores[key] = Scored.of(network, network.scores_alone(photograph[None].float())[0].cpu())
         return scores[key]
 
-    def _mismatches(self, record: SaliencyRecord, attribution: Tensor | None, scored: Scored | None) -> Iterator[str]:
+    def _mismatches(
+        self, outcome: Outcome[SaliencyRecord], attribution: Tensor | None, scored: Scored | None
+    ) -> Iterator[str]:
         """Yield the differences of a record from what is computed."""
+        record = outcome.record
         if attribution is None:
             yield "its map is missing"
             return
-        if record.scale is not None and record.offset is None:  # in no tar
+        is_in_tar = record.offset is not None
+        if record.scale is not None and not is_in_tar:
             yield f"scale None, recorded {record.scale}"
         if reference_boxes(self.settings) is None and record.box is not None:
             yield f"box None, recorded {record.box}"
         if reference_boxes(self.settings) is None and record.iou is not None:
             yield f"iou None, recorded {record.iou}"
         task = self.storage.task(record.index)
-        yield from map_mismatches(record, task, self.module, attribution, scored)
+        image = None if is_in_tar else outcome.image()  # pictures of a tar are drawn when they are shown
+        yield from map_mismatches(record, task, self.module, attribution, scored, image)
+        yield from different_reading(record, self._readings.fields(task))
 
     def _measure(self) -> EvidencePart:
         """Compute the saliency metrics."""

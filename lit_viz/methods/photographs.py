@@ -31,6 +31,8 @@ from lit_viz.utils.device import to_cpu
 from lit_viz.utils.formatting import pluralize
 from lit_viz.utils.parts import short_name
 
+#: Fields of a record that the file of its photograph determines.
+OF_READING = ("original_size", "original_box", "format", "clipped", "filled", "no_data")
 #: State key of the logits of the photographs.
 LOGITS = "logits"
 #: Values of the option ``target`` that derive the target from the label or the logits.
@@ -187,21 +189,29 @@ class PhotographTraining(ImageTraining):
         if (error := task.error) is not None:
             raise LitVizError(error)
         photograph = self._read(task)
-        options: dict[str, Any] = {}
+        self._read_options[task.index] = self._read_fields(task, photograph)
+        return photograph.pixels
+
+    def read_fields(self, task: Task) -> dict[str, Any]:
+        """Read the photograph of a task again, and return the fields of the record that its file determines, those
+        that have not their default; errors of :meth:`start`."""
+        return self._read_fields(task, self._load(task))
+
+    def _read_fields(self, task: Task, photograph: FittedImage) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
         if task.source is not None or photograph.original_size != self.network.size:
-            options["original_size"] = list(photograph.original_size)
-            options["original_box"] = list(photograph.box)
+            fields["original_size"] = list(photograph.original_size)
+            fields["original_box"] = list(photograph.box)
         file_format = photograph.format.to_dict()
         if file_format is not None:
-            options["format"] = file_format
+            fields["format"] = file_format
         if photograph.clipped:
-            options["clipped"] = photograph.clipped
+            fields["clipped"] = photograph.clipped
         if photograph.filled:
-            options["filled"] = photograph.filled
+            fields["filled"] = photograph.filled
         if photograph.no_data is not None:
-            options["no_data"] = runs_of(photograph.no_data)
-        self._read_options[task.index] = options
-        return photograph.pixels
+            fields["no_data"] = runs_of(photograph.no_data)
+        return fields
 
     def photograph(self, task: Task) -> Tensor:
         """Return the photograph ``(C, H, W)`` of a task, as the network receives it; errors of :meth:`start`."""
@@ -327,8 +337,7 @@ class PhotographTraining(ImageTraining):
         All may be absent: of a picture of 8 bits and the input's size, and of a network without a region.
         """
         task = self.slots.tasks[n]
-        found = ("original_size", "original_box", "format", "clipped", "filled", "no_data")
-        fields = {key: value for key in found if (value := getattr(task, key)) is not None}
+        fields = {key: value for key in OF_READING if (value := getattr(task, key)) is not None}
         output = self.network.output
         if output.box is not None:
             fields["output_box"] = list(output.box)

@@ -352,7 +352,7 @@ class SaliencyMap(PhotographTraining):
                 self.snapshot(
                     n,
                     {**predictions.get(n, {}), **dict(zip(names, metrics[m], strict=True))},
-                    self._picture(reduced[m], maps[m]),
+                    self.picture(method, reduced[m], maps[m]),
                     top5=rankings.get(n, ()),
                     array=maps[m],
                     source=photographs[m],
@@ -361,11 +361,12 @@ class SaliencyMap(PhotographTraining):
             )
         return snapshots
 
-    def _picture(self, values: Tensor, attribution: Tensor) -> Heat:
-        """Return the picture of a reduced map ``(H, W)``, or of the bands that are replaced as a whole."""
-        if _replaces_bands(self.step_rule):
+    def picture(self, method: Attribution, values: Tensor, attribution: Tensor) -> Heat:
+        """Return the picture of a map ``(C, H, W)``, by its reduced values ``(H, W)``, or of the bands that are
+        replaced as a whole."""
+        if _replaces_bands(method):
             return BandBars(values, bands=attribution.flatten(1).mean(1))
-        return Heat(values, self._with_signs(self.step_rule, attribution))
+        return Heat(values, self._with_signs(method, attribution))
 
     def _with_signs(self, method: Attribution, attribution: Tensor) -> Tensor | None:
         """Return the sum of an attribution over its channels; None if the reducer is given, or values have no sign."""

@@ -13,26 +13,14 @@ from lit_viz.errors import LitVizError
 from lit_viz.networks import Network
 from tests.support.forgery import STORES, Copied, ForgedRun, another, loaded, values_of
 
-#: Values of a record that say how the run came to its image; nothing in evidence depends on them.
-OF_THE_RUN = {
-    "forwards", "backwards", "seconds", "iterations", "offset", "source_sha256", "clipped", "filled", "no_data", "kind",
-    "objective", "restarts", "array",
-}  # fmt: skip
+#: Values that can't be computed from the file: what the run cost, and the objective of the last transformed views. The
+#: place in a tar is that of its member; an image has no array and no photograph.
+OF_THE_RUN = {"forwards", "backwards", "seconds", "offset", "source_sha256", "kind", "objective", "array"}
 OF_THE_QUEUE = ["name", "source", "seed", "target", "tile", "index", "file", "status", "error"]
 OF_ALL = [
-    "label",
-    "label_source",
-    "target_name",
-    "lr",
-    "against",
-    "gamma",
-    "format",
-    "top5",
-    "layer",
-    "channel",
-    "axis",
-    "judges",
-]
+    "label", "label_source", "target_name", "lr", "against", "gamma", "format", "top5", "layer", "channel", "axis",
+    "judges", "iterations", "clipped", "filled", "no_data", "restarts",
+]  # fmt: skip
 OF_CLASSES = [*OF_ALL, "probability", "logit", "rank"]
 OF_LAYERS = [*OF_ALL, "objective_file", "target"]
 OTHERS: dict[str, object] = {
@@ -40,6 +28,7 @@ OTHERS: dict[str, object] = {
     "tile": {"image": 0, "row": 0, "column": 0, "height": 1, "width": 1}, "label": 1, "label_source": "x",
     "against": 1, "gamma": 2.0, "format": {"ranges": [[0, 255]] * 3}, "axis": "token", "target_name": "x",
     "judges": {"judge": {"probability": 0.9, "rank": 1}}, "layer": "features.0",
+    "clipped": 3, "filled": 3, "no_data": [0, 4], "restarts": 3,
 }  # fmt: skip
 
 

@@ -34,6 +34,8 @@ class RecordedFile:
         resolve: returns the task with label and target, given the logits ``(K,)`` of the photograph.
         attack, settings: name and settings of the attack.
         norm, eps: of the ball, in units of [0, 1]; ``eps`` is None for an attack without budget.
+        iterations: most updates of the image; None if they are not compared.
+        reading: what reading the photograph finds; None if it is not compared.
     """
 
     file: str
@@ -45,6 +47,8 @@ class RecordedFile:
     norm: Norm | None = None
     eps: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    iterations: int | None = None
+    reading: Mapping[str, Any] | None = None
 
     @property
     def format(self) -> FileFormat:

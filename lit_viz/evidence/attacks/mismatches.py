@@ -11,9 +11,12 @@ from lit_viz.attacks.rounding import JPEG_QUALITIES
 from lit_viz.evidence.attacks.files import FileValues, RecordedFile, Verdict, evaluate_files
 from lit_viz.evidence.comparison import (
     are_close,
+    different_iterations,
     different_number,
     different_prediction,
     different_ranking,
+    different_reading,
+    different_region,
     different_value,
     report_mismatches,
 )
@@ -89,6 +92,11 @@ def _reasons(file: RecordedFile, values: FileValues, network: Network) -> Iterat
         if record.status != status and not before.is_close:
             yield f"status {status}, recorded {record.status}"
     yield from _attack(file)
+    yield from different_reading(record, file.reading)
+    if isinstance(record, AdversarialRecord):
+        yield from different_region(record, network.output)
+    if file.iterations is not None and record.status == "done":
+        yield from different_iterations(record, file.iterations)
 
 
 def _attack(file: RecordedFile) -> Iterator[str]:

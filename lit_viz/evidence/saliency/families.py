@@ -37,6 +37,7 @@ from lit_viz.evidence.saliency.network_copies import Weights, add_rounding
 from lit_viz.rng import Key, generator_for
 from lit_viz.runs import evidence as run_evidence
 from lit_viz.runs.records import SaliencyRecord
+from lit_viz.runs.tar_store import is_reduced
 
 #: Largest rounding error of a map in float16, relative to its largest value.
 HALF_ROUNDING = 2.0**-11
@@ -340,7 +341,7 @@ def check_map(
     if reference.network.any_fast().draws:
         raise LitVizError("not checked, since the network draws random numbers and no two of its maps are equal")
     exact = replace(reference, x=reference.x.to(reference.network.device))
-    reducer = None if record.scale is None else record.reducer  # of a map that was stored in float16
+    reducer = record.reducer if is_reduced(record) else None  # of a map that was stored in float16
     family = family_of(exact, delivered, recorded, recomputed, reducer)
     expected = family.compute(exact)
     single = _in_float32(exact)

@@ -7,24 +7,31 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lit_viz.attributions import Attribution
+from lit_viz.attributions.base import Estimator
 from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.evidence.comparison import (
     Scored,
     are_close,
     different_class,
     different_fields,
+    different_iterations,
     different_metric,
     different_probability,
     different_rank,
     different_ranking,
+    different_region,
     goal_task,
 )
+from lit_viz.evidence.saliency.errors import different_errors
+from lit_viz.images.reading import to_uint8
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.photographs import contrast_fields, resolve
 from lit_viz.runs.records import SaliencyRecord
+from lit_viz.runs.tar_store import is_reduced
 from lit_viz.types import Task
 from lit_viz.utils.parts import settings_of
 
@@ -35,7 +42,12 @@ _OF_THE_MAP = ("interactions", "places")
 
 
 def map_mismatches(
-    record: SaliencyRecord, task: Task, module: SaliencyMap, attribution: Tensor, scored: Scored | None
+    record: SaliencyRecord,
+    task: Task,
+    module: SaliencyMap,
+    attribution: Tensor,
+    scored: Scored | None,
+    image: Tensor | None,
 ) -> Iterator[str]:
     """Yield the differences of a record from what is computed, beyond what another machine explains.
 
@@ -45,10 +57,17 @@ def map_mismatches(
         module: the method.
         attribution: the map ``(C, H, W)`` as it is stored.
         scored: scores of the photograph by the original network; None if it is missing.
+        image: the picture of the map ``(3, H, W)``, if it has one of its own.
     """
     method = module.methods[record.method]
     yield from _method_mismatches(record, module, method)
     yield from _attribution_mismatches(record, module, method, attribution)
+    evaluations = module.last_iteration(task)
+    yield from different_iterations(record, evaluations, fewest=evaluations if _makes_all(method) else 0)
+    if not is_reduced(record):
+        yield from different_errors(record, method, attribution)
+    if image is not None:
+        yield from _picture_mismatches(record, module, method, attribution, image)
     if scored is not None:
         resolved = module.resolve_task(goal_task(module, task, record), scored.logits)
         yield from _goal_mismatches(record, resolved, module, scored)
@@ -60,14 +79,12 @@ def _method_mismatches(record: SaliencyRecord, module: SaliencyMap, method: Attr
     output = module.network.output
     expected: dict[str, Any] = {
         "reducer": module.reducer or method.reducer,
-        "output_box": output.box,
-        "output_outline": output.outline,
-        "output_note": output.note,
         "place": None,
     }
     if output.has_parts and record.text is not None and record.target is not None:
         expected["place"] = record.target + 1
     yield from different_fields(expected, vars(record))
+    yield from different_region(record, output)
     settings = settings_of(method) | method.record_fields()
     recorded = {name: value for name, value in record.settings.items() if name not in _OF_THE_MAP}
     yield from different_fields(dict.fromkeys(recorded) | settings, recorded)
@@ -80,7 +97,7 @@ def _attribution_mismatches(
 
     The channels of a map that is stored reduced are unknown.
     """
-    is_half = record.scale is not None
+    is_half = is_reduced(record)
     has_lost_channels = is_half and not method.spatial and module.network.channels > 1
     if not has_lost_channels or record.reducer == "max_abs":
         maximum = float(reduce_channels(attribution.float(), "max_abs").max())
@@ -95,6 +112,24 @@ def _attribution_mismatches(
         yield f"signed {fields['signed']}, recorded {record.signed}"
     if not _are_same_bands(fields["bands"], record.bands, float(attribution.abs().double().sum())):
         yield f"bands {fields['bands']}, recorded {record.bands}"
+
+
+def _makes_all(method: Attribution) -> bool:
+    """Return whether a method makes all of its evaluations, whatever it finds."""
+    if method.tolerance is not None or not isinstance(method, Estimator):
+        return False
+    return type(method).converged is Estimator.converged or method.evaluations == 1
+
+
+def _picture_mismatches(
+    record: SaliencyRecord, module: SaliencyMap, method: Attribution, attribution: Tensor, image: Tensor
+) -> Iterator[str]:
+    """Yield a mismatch if the picture is not that of the map, beyond the rounding of a level."""
+    drawn = module.picture(method, reduce_channels(attribution, record.reducer)[0], attribution).picture
+    levels = torch.from_numpy(to_uint8(drawn)).permute(2, 0, 1).int()
+    found = torch.from_numpy(to_uint8(image)).permute(2, 0, 1).int()
+    if levels.shape != found.shape or int((levels - found).abs().max()) > 1:
+        yield "the picture is not that of the map"
 
 
 def _are_same_bands(computed: Mapping[str, float] | None, recorded: Mapping[str, float] | None, size: float) -> bool:

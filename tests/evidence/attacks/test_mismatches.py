@@ -15,19 +15,19 @@ from lit_viz.images.reading import encode_png
 from lit_viz.networks import Network
 from tests.support.forgery import STORES, Copied, another, forge, forge_line, loaded, rewrite, values_of
 
-#: Values of a record that say how the run came to its file; nothing in evidence depends on them.
+#: Values that can't be computed from the file: what the run cost, and what is of the image before it was rounded. The
+#: place in a tar is that of its member, and the digest of a photograph is compared when it is read.
 OF_THE_RUN = {
-    "forwards", "backwards", "seconds", "iterations", "success_float", "repaired", "error", "offset", "source_sha256",
-    "clipped", "filled", "no_data", "tile", "original_size", "original_box", "output_box", "output_outline",
-    "output_note", "format", "array", "file", "kind",
+    "forwards", "backwards", "seconds", "success_float", "repaired", "offset", "source_sha256", "array", "file", "kind",
 }  # fmt: skip
 #: Values that are those of the task in the queue, which is compared first.
-OF_THE_QUEUE = {"index", "name", "source", "seed"}
+OF_THE_QUEUE = {"index", "name", "source", "seed", "tile", "error"}
 FIELDS = [
     "status", "label", "label_source", "label_name", "target", "target_name", "predicted", "predicted_name", "top5",
     "predicted_before", "predicted_before_name", "probability_before", "probability", "margin", "l2", "linf", "l0",
     "correct", "ssim", "psnr", "success_file", "success_jpeg95", "success_jpeg75", "attack", "norm", "eps", "momentum",
-    "nesterov", "random_start", "restarts", "early_stop",
+    "nesterov", "random_start", "restarts", "early_stop", "iterations", "original_size", "original_box", "format",
+    "clipped", "filled", "no_data", "output_box", "output_outline", "output_note",
 ]  # fmt: skip
 OPTIONS: dict[str, Any] = {"attack": "pgd", "eps": "12/255", "iterations": 8, "early_stop": False, "logger": "none"}
 
@@ -77,6 +77,9 @@ def test_a_forged_value_is_named(name: str, finished: Path, copied: Copied) -> N
     run = copied(finished)
     record = run.record(2)
     values: dict[str, object] = {"status": "skipped", "target": 1, "target_name": "x", "norm": "l2", "correct": True}
+    values |= {"original_size": [32, 32], "original_box": [0.0, 0.0, 8.0, 8.0], "clipped": 3, "filled": 3}
+    values |= {"no_data": [0, 4], "format": {"ranges": [[0, 255]] * 3}}
+    values |= {"output_box": [1, 2, 3, 4], "output_outline": [[[1, 2]]], "output_note": "x"}
     run.forge(2, name, values.get(name, another(values_of(record)[name])))
     if name == "status":
         run.forge(2, "error", "predicted as apple before the attack")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,17 @@ from lit_viz.runs import tar_store
 from tests.support.forgery import STORES, Copied, ForgedRun, another, loaded, rewrite, values_of
 from tests.support.networks import NAMES, load_network, smooth_network
 
-#: Values of a record that say how the run came to its map; nothing in evidence depends on them.
-OF_THE_RUN = {
-    "forwards", "backwards", "seconds", "iterations", "offset", "source_sha256", "clipped", "filled", "no_data",
-    "original_size", "original_box", "format", "kind", "standard_error", "completeness", "relative_error",
-}  # fmt: skip
+#: Values that can't be computed from the map: what the run cost. The place in a tar is that of its member, and the
+#: digest of a photograph is compared when it is read.
+OF_THE_RUN = {"forwards", "backwards", "seconds", "offset", "source_sha256", "kind"}
 #: Values that contradict the queue, or the place of the files.
 OF_THE_QUEUE = ["name", "source", "seed", "label", "method", "tile", "index", "file", "array", "status", "error"]
 FIELDS = [
     "label_source", "label_name", "target", "target_name", "predicted", "predicted_name", "correct",
     "top5", "probability", "logit", "rank", "maximum", "signed", "bands", "reducer", "box", "iou", "output_box",
     "output_outline", "output_note", "place", "against", "gamma", "setting", "baseline", "sigma", "backprop",
+    "iterations", "original_size", "original_box", "format", "clipped", "filled", "no_data", "completeness",
+    "relative_error",
 ]  # fmt: skip
 #: Values that no other network has, and those of files alone.
 OF_OTHERS, OF_FILES = {"text", "text_agrees", "scale"}, {"file"}
@@ -37,7 +38,8 @@ OTHERS: dict[str, object] = {
     "status": "failed", "error": "x", "box": [1, 2, 3, 4], "iou": 0.5, "output_box": [1, 2, 3, 4], "source": "x.png",
     "output_outline": [[[1, 2]]], "output_note": "x", "place": 1, "against": 1, "gamma": 2.0, "bands": {"a": 1.0},
     "index": 1, "tile": {"image": 0, "row": 0, "column": 0, "height": 1, "width": 1}, "file": "images/0001_p1.png",
-    "array": "arrays/0001_p1.npy",
+    "array": "arrays/0001_p1.npy", "original_size": [32, 32], "original_box": [0.0, 0.0, 8.0, 8.0],
+    "format": {"ranges": [[0, 255]] * 3}, "clipped": 3, "filled": 3, "no_data": [0, 4],
 }  # fmt: skip
 OPTIONS: dict[str, Any] = {
     "method": "integrated_gradients", "iterations": 4, "target": "predicted", "captum": "none", "logger": "none",
@@ -119,6 +121,45 @@ def test_a_reduced_map_is_compared_too(name: str, finished: Path, copied: Copied
     else:
         run.forge(2, name, another(record[name]))
     assert f"{name} " in run.stated().partition("is not as recorded")[2]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "names"),
+    [
+        ("smoothgrad", {"iterations": 8}, ["standard_error", "relative_error", "iterations"]),
+        ("kernel_shap", {"iterations": 120, "segments": 20}, ["standard_error", "relative_error"]),
+        ("extremal_perturbation", {"iterations": 8}, ["area_error", "iterations"]),
+        ("feature_ablation", {"segments": 4}, ["iterations"]),
+    ],
+)
+def test_the_error_of_a_map_is_verified(
+    method: str,
+    options: Mapping[str, Any],
+    names: Sequence[str],
+    smooth: Network,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = ForgedRun(tmp_path / "run", smooth, capsys)
+    lv.saliency(smooth, noise(1), method=method, captum="none", logger="none", out=run.folder, **options)
+    assert run.check()
+    record = run.record(0)
+    for name in names:
+        value = values_of(record)[name]
+        run.forge(0, name, value * 2)
+        assert f"{name} " in run.stated().partition("is not as recorded")[2]
+        run.forge(0, name, value)
+
+
+def test_a_picture_of_another_map_is_named(finished: Path, copied: Copied) -> None:
+    run = copied(finished)
+    name = run.record(0).file
+    if name is None:
+        pytest.skip("the picture of a map in a tar is drawn from it")
+    other = run.folder / str(run.record(1).file)
+    (run.folder / name).write_bytes(other.read_bytes())
+    rewrite(run.folder, lambda _: None)
+    assert "the picture is not that of the map" in run.stated()
 
 
 def test_rounding_on_another_machine_is_no_mismatch(finished: Path, copied: Copied) -> None:
