@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -369,7 +370,7 @@ def test_a_trainer_is_restored_after_the_training(smooth: Network, fit: Fit, fai
     assert broadcast.__qualname__ == "_TrainingEpochLoop._broadcast_sigterm_tensor"
 
 
-@pytest.mark.parametrize("limit", [{"max_steps": 5}, {"max_time": {"seconds": 1}}])
+@pytest.mark.parametrize("limit", [{"max_steps": 5}, {"max_time": timedelta(milliseconds=200)}])
 def test_a_limit_of_the_trainer_leaves_unfinished_results(
     smooth: Network, fit: Fit, limit: dict[str, Any], tmp_path: Path
 ) -> None:

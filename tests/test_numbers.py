@@ -72,7 +72,7 @@ def jpeg(image: Array, quality: int) -> Array:
     return read(data)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("targeted", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(("attack", "norm"), [("pgd", "linf"), ("ddn", None)])
 def test_records_of_attacks(
     attack: str, norm: Any, targeted: bool, net: Network, module: nn.Module, tmp_path: Path

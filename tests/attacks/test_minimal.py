@@ -27,6 +27,12 @@ CASES: dict[str, Case] = {
     "carlini and wagner": (CarliniWagner, "l2"),
 }
 every = pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+#: Carlini and Wagner's attack takes ten times as long as the others.
+few = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if case[0] is CarliniWagner else ()) for case in CASES.values()],
+    ids=list(CASES),
+)
 targeted = pytest.mark.parametrize("targeted", [False, True])
 both = pytest.mark.parametrize("norm", ["linf", "l2"])
 CURVED = Curved()
@@ -92,7 +98,7 @@ def test_the_smallest_perturbation_is_found(case: Case) -> None:
     assert (ratio <= 1.05).all()
 
 
-@every
+@few
 def test_the_nearest_of_several_classes_is_found_from_saturated_pixels(case: Case) -> None:
     """Half of the pixels cannot move in the direction of the gradient."""
     make, norm = case
@@ -288,7 +294,7 @@ def test_fmn_estimates_the_boundary_before_the_first_success() -> None:
 
 
 @both
-@targeted
+@pytest.mark.parametrize("targeted", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_fmn_follows_the_paper(norm: NormName, targeted: bool) -> None:
     """Algorithm 1 of Pintor et al. 2021, far from black and white."""
     total, alpha0 = 30, {"l2": 0.6, "linf": 2.0}[norm]

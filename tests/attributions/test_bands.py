@@ -104,7 +104,8 @@ def test_captum_agrees_with_every_method(channels: int) -> None:
     assert _compared(_network(band_network(channels)), _methods(channels, _OF_TRANSFORMERS)) == []
 
 
-@pytest.mark.parametrize("channels", [2, pytest.param(13, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [2, 13])
 def test_captum_agrees_with_every_method_of_a_transformer(channels: int) -> None:
     methods = _methods(channels, ("guided_backprop", "deconvolution", "guided_grad_cam"))  # of networks with ReLU
     assert _compared(_network(_transformer(channels)), methods) == []
@@ -130,7 +131,7 @@ def _compared(network: lv.Network, methods: list[Any]) -> list[str]:
     return [comparison.method for comparison in captum.maps if not comparison.passed]
 
 
-@pytest.mark.parametrize("band", [0, 6, 12])
+@pytest.mark.parametrize("band", [pytest.param(0, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow), 12])
 def test_a_transformer_that_reads_one_band_has_a_zero_map_elsewhere(band: int) -> None:
     transformer = _transformer(BANDS)
     others = [other for other in range(BANDS) if other != band]

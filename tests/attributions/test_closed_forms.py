@@ -81,7 +81,7 @@ def test_variance_of_a_constant_gradient_is_zero() -> None:
         (GradientShap([0.2, 0.4]), sum((INPUTS[0] - b) * ((INPUTS[0] + b) @ MATRIX) / 4 for b in (0.2, 0.4))),
     ],
 )
-@pytest.mark.parametrize("evaluations", [3, 12])
+@pytest.mark.parametrize("evaluations", [3, pytest.param(12, marks=pytest.mark.slow)])
 def test_maps_are_unbiased_and_their_standard_error_is_true(
     method: Attribution, expected: Tensor, evaluations: int
 ) -> None:

@@ -80,7 +80,16 @@ def test_score_of_rows_with_and_without_another_class(objective: type[Logit]) ->
     assert score.tolist() == pytest.approx([float(single[2][0] - 0.5 * single[0][0]), float(single[1][1])])
 
 
-@pytest.mark.parametrize("name", ["gradient", "vargrad", "integrated_gradients", "guided_grad_cam", "occlusion"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gradient",
+        pytest.param("vargrad", marks=pytest.mark.slow),
+        pytest.param("integrated_gradients", marks=pytest.mark.slow),
+        "guided_grad_cam",
+        "occlusion",
+    ],
+)
 def test_both_gates_compare_the_contrast(name: str) -> None:
     network, method = rectified(), method_of(name)
     method.bind(network)

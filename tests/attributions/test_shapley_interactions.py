@@ -148,6 +148,7 @@ def test_values_and_halves_of_the_pairs_are_shapley_values(tmp_path: Path) -> No
         assert distance(sums, shapley[n, 0, 0, :: SIDE // 6]) < 0.02
 
 
+@pytest.mark.slow
 def test_drawn_coalitions_converge_to_all_of_them(tmp_path: Path) -> None:
     mask, x = stripes(10, tmp_path), photographs()
     (exact, exact_pairs), _ = explained(ShapleyInteractions(mask), Counted(SMOOTH), x, TARGETS, 1024)
@@ -159,6 +160,7 @@ def test_drawn_coalitions_converge_to_all_of_them(tmp_path: Path) -> None:
     assert uncertainty["error"].tolist() == [0, 0]
 
 
+@pytest.mark.slow
 def test_reported_error_is_the_spread_over_seeds(tmp_path: Path) -> None:
     x = photographs()[:1].expand(30, -1, -1, -1)
     method = ShapleyInteractions(stripes(12, tmp_path))

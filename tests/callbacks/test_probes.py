@@ -206,14 +206,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Build]] = {
 }
 
 
+SLOW = ("compiled", "compiled network", "network", "uncopyable")
+
+
 @pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(
-            case, marks=pytest.mark.slow if case.startswith("compiled") and case != "compiled in place" else ()
-        )
-        for case in CASES
-    ],
+    [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES],
 )
 def test_training_is_unchanged(case: str, tmp_path: Path, deterministic: None) -> None:
     options, trainer_options, build = CASES[case]

@@ -49,7 +49,7 @@ AT_THE_END: list[Any] = [
     (explain, "captum", "lit_viz.evidence.saliency.cross_check.cross_check"),
     (explain, "localization", f"{SALIENCY}.localize_run"),
     (attack, "files", f"{ATTACK}.mismatches"),
-    (attack, "survivors", f"{ATTACK}.AdversarialExampleVerifier._break_down"),
+    pytest.param(attack, "survivors", f"{ATTACK}.AdversarialExampleVerifier._break_down", marks=pytest.mark.slow),
     pytest.param(
         attack,
         "robustness",

@@ -43,8 +43,13 @@ def attack(network: Any, **options: Any) -> Any:
         ),
         (attack, {"attack": "pgd"}, ["PGD (eps 4/255", "2 iterations"]),
         (attack, {"attack": "pgd", "eps": [1 / 255, 2 / 255]}, ["PGD (eps 1/255, 2/255"]),
-        (attack, {"attack": "ddn"}, ["DDN", "2 iterations"]),
-        (attack, {"attack": "normalized_ascent", "iterations": 300}, ["of at most 300 iterations"]),
+        pytest.param(attack, {"attack": "ddn"}, ["DDN", "2 iterations"], marks=pytest.mark.slow),
+        pytest.param(
+            attack,
+            {"attack": "normalized_ascent", "iterations": 300},
+            ["of at most 300 iterations"],
+            marks=pytest.mark.slow,
+        ),
         (attack, {"attack": "universal"}, ["Universal (eps 10/255"]),
     ],
 )

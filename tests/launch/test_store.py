@@ -190,6 +190,7 @@ def test_a_tar_is_a_shard_of_webdataset(fashion: Network, photographs: Path, tmp
     assert abs(float(values.astype(float).max()) * record["scale"] / record["metrics"]["maximum"] - 1) < 2.0**-10
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:1 failed, . skipped")
 def test_adversarial_examples_in_tars_are_those_of_files(fashion: Network, photographs: Path, tmp_path: Path) -> None:
     files = lv.run(*attack(fashion, photographs), out=tmp_path / "files", logger="none")

@@ -196,7 +196,14 @@ def test_a_resume_computes_again_what_the_manifest_does_not_confirm(
     assert lv.check(run, smooth)
 
 
-@pytest.mark.parametrize("name", ["images/0000_x.png", "frames/0000_0/iter_000099.png", "tars/000009.tar"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images/0000_x.png",
+        pytest.param("frames/0000_0/iter_000099.png", marks=pytest.mark.slow),
+        pytest.param("tars/000009.tar", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("store", ["files", "tar", pytest.param("merged", marks=pytest.mark.slow)])
 def test_a_file_that_was_added_is_named_by_all_commands_with_a_remedy_that_works(
     store: str, name: str, smooth: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -294,7 +301,15 @@ def test_a_run_without_its_checkpoint_is_that_of_its_manifest(
     assert intact in {path.stat().st_mtime_ns for path in run.glob("images/*")}
 
 
-@pytest.mark.parametrize("place", ["verify", "draw", "write_report", "seal"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "verify",
+        pytest.param("draw", marks=pytest.mark.slow),
+        pytest.param("write_report", marks=pytest.mark.slow),
+        "seal",
+    ],
+)
 def test_a_run_that_was_killed_after_its_images_computes_none_again(
     place: str, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,7 +175,14 @@ def test_too_few_classes_for_a_loss_give_a_one_line_error(train: Train) -> None:
         train(module(two, ATTACKS["apgd"](loss="dlr")), [task])
 
 
-@pytest.mark.parametrize("attack", [lambda: PGD(eps=0.02, early_stop=False), lambda: DDN(), lambda: ATTACKS["apgd"]()])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(lambda: PGD(eps=0.02, early_stop=False), marks=pytest.mark.slow),
+        pytest.param(lambda: DDN(), marks=pytest.mark.slow),
+        lambda: ATTACKS["apgd"](),
+    ],
+)
 def test_a_resumed_run_is_bit_equal(smooth: Network, train: Train, tmp_path: Path, attack: Any) -> None:
     class Dies(ExactCheckpoint):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:

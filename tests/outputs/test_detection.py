@@ -300,7 +300,9 @@ def detected(net: Any, image: Tensor) -> set[tuple[str, bool]]:
     return found
 
 
-@pytest.mark.parametrize("goal", ["vanish", "appear", "become"])
+@pytest.mark.parametrize(
+    "goal", ["vanish", pytest.param("appear", marks=pytest.mark.slow), pytest.param("become", marks=pytest.mark.slow)]
+)
 def test_classes_vanish_appear_and_become_others_in_a_box(goal: str, tmp_path: Path) -> None:
     net, image = yolo(), scene()
     assert detected(net, image) == {("cat", True), ("cat", False)}

@@ -23,7 +23,9 @@ def test_signs_are_shown_from_a_quarter_of_the_largest_value(least: float, expec
     assert has_both_signs(values) == expected
 
 
-@pytest.mark.parametrize("method", SIGNED)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=pytest.mark.slow if name == "kernel_shap" else ()) for name in SIGNED]
+)
 def test_records_and_figures_show_negative_evidence(smooth: Any, method: str, figures: Any) -> None:
     run = lv.saliency(smooth, PHOTOGRAPHS, target=[1, 2], method=method, captum="none")
     for record, array in zip(run.records, run.arrays, strict=True):

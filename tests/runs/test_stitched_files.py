@@ -38,6 +38,7 @@ def test_maps_are_mapped_from_the_run_folder(tmp_path: Path) -> None:
     assert np.array_equal(stored, run.maps[0].numpy())
 
 
+@pytest.mark.slow
 def test_a_run_in_memory_has_the_same_maps(tmp_path: Path) -> None:
     write_image(tmp_path, (20, 40))
     network = network_of(Squares())

@@ -144,6 +144,7 @@ def test_a_page_without_positive_activations_says_so(net: Network, photographs: 
     assert page.count("<td>") % 4 == 0
 
 
+@pytest.mark.slow
 def test_images_in_memory_are_surveyed_as_their_files(net: Network, photographs: Path, tmp_path: Path) -> None:
     files = sorted(photographs.iterdir())[:-1]
     images = torch.stack([read_photograph(path, (SIDE, SIDE)).pixels for path in files])
@@ -253,7 +254,14 @@ def test_the_command_counts_and_rejects(photographs: Path, tmp_path: Path, capsy
     assert "requires --layers" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("own", "function"), [(survey_module, "_read"), (Step, "finish"), (pages_module, "_crops")])
+@pytest.mark.parametrize(
+    ("own", "function"),
+    [
+        pytest.param(survey_module, "_read", marks=pytest.mark.slow),
+        (Step, "finish"),
+        pytest.param(pages_module, "_crops", marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_command_names_itself(
     own: Any,
     function: str,

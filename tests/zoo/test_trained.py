@@ -184,6 +184,7 @@ class Continued(pl.LightningModule):
         return torch.optim.SGD(self.net.parameters(), lr=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and logging intervals
 def test_a_probe_tells_the_robust_network_from_the_plain_one(
     fashion: tuple[torch.Tensor, torch.Tensor], tmp_path: Path

@@ -207,7 +207,7 @@ def test_an_adversarially_trained_network_is_trusted() -> None:
     assert stronger_attacks(run.outcomes, logits_of(classifier), LINF, 0.05).reasons == []
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", [pytest.param("linf", marks=pytest.mark.slow), "l2"])
 @pytest.mark.parametrize(("network", "trusted"), [(Rounded, False), (Saturated, False), (smooth_network, True)])
 def test_every_image_of_a_plain_network_is_fooled_at_a_large_radius(
     norm: Any, network: Callable[[], nn.Module], trusted: bool
