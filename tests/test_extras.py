@@ -18,6 +18,7 @@ from lit_viz.images.rasters import read_image
 from lit_viz.localization.objects import import_opencv
 from lit_viz.loggers import LOGGERS, logger_names
 from lit_viz.networks.bands import Bands
+from tests.support.sources import import_nodes
 
 PACKAGE = Path(lv.__file__).parent
 PYPROJECT = (Path(__file__).parents[1] / "pyproject.toml").read_text()
@@ -44,10 +45,10 @@ def imported() -> set[str]:
     """Return the modules of other packages that are imported anywhere in the package."""
     modules = set()
     for file in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in import_nodes(file):
             if isinstance(node, ast.ImportFrom):
                 modules.add(str(node.module).partition(".")[0])
-            elif isinstance(node, ast.Import):
+            else:
                 modules |= {name.name.partition(".")[0] for name in node.names}
     return modules - sys.stdlib_module_names - {"lit_viz"}
 

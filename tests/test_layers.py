@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import lit_viz
+from tests.support.sources import import_nodes, parsed
 
 PACKAGE = Path(lit_viz.__file__).parent
 
@@ -52,11 +53,6 @@ MOST_TOP_LEVEL_MODULES = 9
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-@cache
-def parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
-
-
 def unit(file: Path) -> str:
     """Return the folder of a file, or its name at the top level."""
     parts = file.relative_to(PACKAGE).with_suffix("").parts
@@ -70,8 +66,8 @@ def layer(name: str) -> int:
 
 def imports(file: Path) -> Iterator[str]:
     """Yield the folder or top-level module of each import of lit_viz in a file, those under TYPE_CHECKING included."""
-    for node in ast.walk(parsed(file)):
-        names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+    for node in import_nodes(file):
+        names = [alias.name for alias in node.names]
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} uses a relative import"
             names = [f"lit_viz.{name}" for name in names] if node.module == "lit_viz" else [node.module or ""]
@@ -102,7 +98,7 @@ PACKAGES = {name for name, file in MODULES.items() if file.name == "__init__.py"
 @cache
 def imported_names(module: str) -> tuple[tuple[str, str], ...]:
     """Return the imports of a module as (module, name), those in functions and under TYPE_CHECKING included."""
-    nodes = list(ast.walk(parsed(MODULES[module])))
+    nodes = import_nodes(MODULES[module])
     names = [(alias.name, "") for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     froms = [
         (node.module or "", alias.name) for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names

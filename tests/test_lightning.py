@@ -467,6 +467,7 @@ def test_the_scripts_of_the_documentation(script: str, tmp_path: Path, monkeypat
     labels = class_names("efficientnet_lite0")
     network = lv.load_network(smooth_network(classes=1000), labels=labels, mean=0.5, std=0.5, size=32)
     monkeypatch.setattr(lv, "load_network", {"efficientnet_lite0": network}.__getitem__)
+    monkeypatch.setattr("lit_viz.evidence.class_visualization.held_out_judge", lambda _: network)
     short = re.sub(r"(iterations|max_steps)=\d+", r"\1=2", script)
     short = short.replace("blocks.3.2", "features.3").replace("[3, 14, 15]", "[0, 1]")
     exec(compile(short, "docs/lightning.md", "exec"), {"__name__": "__main__"})

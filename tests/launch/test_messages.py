@@ -46,7 +46,7 @@ def test_constraints_that_start_with_a_word_start_with_an_argument() -> None:
                 names.add(node.arg)
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 names.add(node.target.id)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "require":
                 text = ast.unparse(node.args[1]).removeprefix("f'").strip("\"'")
                 if all(keyword.arg != "is_argument" for keyword in node.keywords):
                     first_words[f"{file.name}:{node.lineno}"] = text.split(" ")[0]
