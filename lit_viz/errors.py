@@ -125,6 +125,10 @@ class WriteError(LitVizError):
     """A file cannot be written; what has been written is kept."""
 
 
+class SkippedTask(LitVizError):
+    """A task about which there is nothing to compute; its record has the status ``skipped``, with this reason."""
+
+
 class ChangedInput(LitVizError):
     """An input image differs from the one that the run has read before. The run stops."""
 

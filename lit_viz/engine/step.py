@@ -14,11 +14,11 @@ from torch import Tensor
 from lit_viz.engine.method import Method
 from lit_viz.engine.slots import EARLIER, ITERATION, ITERATIONS, UNTIL, Earlier, select_rows
 from lit_viz.engine.snapshots import Result, Snapshot
-from lit_viz.errors import ChangedInput, LitVizError, NetworkError, check_shape
+from lit_viz.errors import ChangedInput, LitVizError, NetworkError, SkippedTask, check_shape
 from lit_viz.optim import Evaluate, Evaluation, State
 from lit_viz.optim.rule import chosen
 from lit_viz.rng import restart_seed
-from lit_viz.types import Task
+from lit_viz.types import Status, Task
 from lit_viz.utils.device import to_device, to_list
 
 
@@ -177,7 +177,8 @@ def _initial_state(method: Method, x: Tensor, tasks: Sequence[Task]) -> State:
 
 
 def _failed(method: Method, task: Task, error: Exception) -> Result:
-    return Result(task, method.new_record(task, status="failed", error=str(error), iterations=0))
+    status: Status = "skipped" if isinstance(error, SkippedTask) else "failed"
+    return Result(task, method.new_record(task, status=status, error=str(error), iterations=0))
 
 
 def fail_raising(method: Method, error: NetworkError) -> list[Result]:

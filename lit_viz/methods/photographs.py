@@ -15,7 +15,7 @@ from lit_viz.engine.evaluator import Evaluator
 from lit_viz.engine.method import Schedule
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.sources import input_name, is_replaced, replaced_sources, tile_of
-from lit_viz.errors import LitVizError, require
+from lit_viz.errors import LitVizError, SkippedTask, require
 from lit_viz.images.formats import FileFormat
 from lit_viz.images.rasters import FileOptions, FittedImage, image_size, read_image, runs_of
 from lit_viz.images.reading import Fit
@@ -37,6 +37,8 @@ OF_READING = ("original_size", "original_box", "format", "clipped", "filled", "n
 LOGITS = "logits"
 #: Values of the option ``target`` that derive the target from the label or the logits.
 TARGET_RULES = ("label", "predicted", "random", "least-likely")
+#: Value of the option ``rule`` of a photograph of which a network of images and text says nothing.
+NOTHING_SAID = "nothing said"
 #: Source of labels that are read with the images of a dataset.
 DATASET = "dataset"
 #: Value of the option ``against`` that selects the most probable class other than the target.
@@ -184,11 +186,14 @@ class PhotographTraining(ImageTraining):
 
         Raises:
             ChangedInput: it is not the one that an earlier task has read, or that the queue has listed.
+            SkippedTask: the network says nothing of it.
             LitVizError: it can't be read, or its label or target is invalid.
         """
         if (error := task.error) is not None:
             raise LitVizError(error)
         photograph = self._read(task)
+        if task.rule == NOTHING_SAID:
+            raise SkippedTask(f"the network says nothing of {task.name}: give answers or target")
         self._read_options[task.index] = self._read_fields(task, photograph)
         return photograph.pixels
 

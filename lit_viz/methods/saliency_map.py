@@ -437,8 +437,7 @@ class SaliencyMap(PhotographTraining):
             return record
         output = self.network.output
         agrees = output.agrees(text, record.target, is_said=True)
-        place = record.target + 1 if output.has_parts else None
-        return record.amend(text=text, text_agrees=agrees, place=place)
+        return record.amend(text=text, text_agrees=agrees, place=output.place_of(record.target))
 
     def attribution_fields(
         self, method: Attribution, attribution: Tensor | None, no_data: Sequence[int] | None

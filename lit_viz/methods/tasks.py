@@ -22,7 +22,7 @@ from lit_viz.images.rasters import FileOptions
 from lit_viz.images.reading import PACKAGED_PREFIX, ZOO_PREFIX
 from lit_viz.images.sources import DatasetImages, Images, Normalization, Pictures, image_inputs, is_dataset
 from lit_viz.methods.goals import with_goals
-from lit_viz.methods.photographs import DATASET, RUNNER_UP, TARGET_RULES, class_tasks, resolve
+from lit_viz.methods.photographs import DATASET, NOTHING_SAID, RUNNER_UP, TARGET_RULES, class_tasks, resolve
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.layers import layer_name, layout
 from lit_viz.objectives.layers import Axis, check_channel
@@ -149,6 +149,9 @@ class ImageTasks(TaskQueue):
             ``runner-up``, or a CSV file (file,against).
         vary: values of ``eps`` (radii of the attack, such as ``4/255``) and of ``target`` by name. Every image has a
             task for each combination, ordered by radius, image and target.
+        own: indices of the scores of each listed image, in place of targets and labels: of an answer, which is its
+            label, or of the tokens of one, a task each. An image without any is skipped. A network of images and text
+            without answers writes them.
         goal: of attacks on scores that do not exclude each other, such as ``above:V`` or ``vanish``; ``change:T`` is
             two tasks (see :meth:`~lit_viz.networks.outputs.Output.parse_goals`).
         normalization: mean and standard deviation by which floating-point arrays and tensors, or the images of a
@@ -178,6 +181,7 @@ class ImageTasks(TaskQueue):
         label: Classes | None = None,
         against: Classes | None = None,
         vary: Mapping[str, Sequence[float | str | int]] | None = None,
+        own: Sequence[Sequence[int]] | None = None,
         goal: str | None = None,
         normalization: Normalization | None = None,
         axes: str | None = None,
@@ -197,13 +201,13 @@ class ImageTasks(TaskQueue):
         label = _label_for_all(label, network)
         if is_dataset(images):
             dataset = DatasetImages(images, normalization, network.bands, axes)  # type: ignore[arg-type]
-            tasks, notes = _dataset_tasks(dataset, network, target, label, against, targets, seed)
+            tasks, notes = _dataset_tasks(dataset, network, target, label, against, targets, seed, own)
             pictures: Pictures = dataset
             names: list[Any] = [f"{ARRAY_PREFIX}dataset"]
         else:
             pictures, names = image_inputs(images, normalization, network.bands, axes)  # type: ignore[arg-type]
             listed = _listed(names, target, label, against)
-            tasks, notes = _photograph_tasks(network, listed, targets, seed)
+            tasks, notes = _photograph_tasks(network, listed, targets, seed, own)
         if reading != FileOptions():
             tasks = [replace(task, reading=asdict(reading)) for task in tasks]
         if tile is not None:
@@ -377,7 +381,11 @@ class _Listed:
 
 
 def _photograph_tasks(
-    network: Network, listed: _Listed, targets: Sequence[str | int], seed: int
+    network: Network,
+    listed: _Listed,
+    targets: Sequence[str | int],
+    seed: int,
+    own: Sequence[Sequence[int]] | None = None,
 ) -> tuple[list[Task], list[str]]:
     """Return a task per image and target, ordered by image, and notes for the user.
 
@@ -398,12 +406,18 @@ def _photograph_tasks(
     label_of = classes.column("label", label_source if is_table or has_class else None, (None,))
     targets_of = [classes.column("target", word, _OPEN) for word in words]
     contrast_of = classes.column("against", listed.against, (None, RUNNER_UP))
+    count = len(listing.entries)
+    if own is not None:
+        require(len(own) == count, f"own must have the scores of each of {count} images", f"{len(own)}")
     tasks: list[Task] = []
-    for entry, name in zip(listing.entries, listing.names(), strict=True):
+    for number, (entry, name) in enumerate(zip(listing.entries, listing.names(), strict=True)):
         first = _task_of_entry(entry, name, len(tasks), seed)
         try:
             if entry.error is not None:
                 raise LitVizError(entry.error)
+            if own is not None:
+                tasks += _tasks_of_own(first, own[number], network)
+                continue
             label, source = label_of(entry), LISTED if has_class else str(label_source)
             if entry.label is not None:
                 source = str(entry.listed_in)
@@ -436,6 +450,15 @@ def _task_of_entry(entry: Entry, name: str, index: int, seed: int) -> Task:
         return Task(index, name, seed + index, source=entry.path)
     image = int(entry.path.removeprefix(ARRAY_PREFIX))
     return Task(index, f"image {image}", seed + index, image=image)
+
+
+def _tasks_of_own(first: Task, scores: Sequence[int], network: Network) -> list[Task]:
+    """Return the tasks of a photograph with scores of its own."""
+    if not scores:
+        return [first.amend(rule=NOTHING_SAID)]
+    if not network.output.has_parts:
+        return [first.amend(label=scores[0], label_source=LISTED)]
+    return [_with_target(first, i, index, network) for i, index in enumerate(scores)]
 
 
 def _with_target(first: Task, i: int, target: Target, network: Network) -> Task:
@@ -577,10 +600,19 @@ def _label_for_all(label: Any, network: Network) -> Any:
 
 
 def _dataset_tasks(
-    dataset: DatasetImages, network: Network, target: Any, label: Any, against: Any, targets: Sequence[Any], seed: int
+    dataset: DatasetImages,
+    network: Network,
+    target: Any,
+    label: Any,
+    against: Any,
+    targets: Sequence[Any],
+    seed: int,
+    own: Sequence[Sequence[int]] | None,
 ) -> tuple[list[Task], list[str]]:
     """Return a task per image of a dataset; its labels are used unless others are given."""
     files = [f"{ARRAY_PREFIX}{index}" for index in range(len(dataset))]
+    if own is not None:
+        return _photograph_tasks(network, _listed(files, None, None, None), (), seed, own)
     if label is None:
         dataset.network_classes = class_indices(dataset, network)
         label = dataset.known_labels()

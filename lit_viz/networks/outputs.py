@@ -62,7 +62,7 @@ class Output(Part, ABC):
         auto_class: class of transformers that loads a network for the output by its name.
         preprocesses: whether :meth:`call` takes images in [0, 1], by a processor (:meth:`with_processor`).
         reads: whether the network says or reads a text, which :meth:`read` returns.
-        has_parts: whether the scores are of the tokens or letters of one text, in its order.
+        has_parts: whether the scores are of the tokens or letters of texts, in their order.
     """
 
     decision: Decision = "exclusive"
@@ -137,6 +137,10 @@ class Output(Part, ABC):
             is_said: whether the decision is that it is said.
         """
         return None
+
+    def place_of(self, index: int) -> int | None:
+        """Return the place of a score in its text, from 1; None of scores that are of no part of a text."""
+        return index + 1 if self.has_parts else None
 
     def detections(self, returned: Any, images: int) -> list[list[Detected]]:
         """Return the final detections of N images, the most confident first."""

@@ -54,12 +54,13 @@ class Answer(Output):
 
     Args:
         answers: one text or several, with the spaces that the network says; None for what it says of each photograph,
-            and for the texts that are targets.
+            which is then scored on that text alone, and for the texts that are targets.
         prompt: text before the answer. A chat template of the processor is applied unless the prompt contains the place
             of the image.
         processor: processor of the network, its folder or its name; by default that of the network.
-        per: ``"answer"``, a score of each answer; ``"token"``, of each token of one answer: against all other tokens
-            at its place, the tokens before it given. It is said where the text begins with the answer up to it.
+        per: ``"answer"``, a score of each answer; ``"token"``, of each token of each answer: against all other tokens
+            at its place, the tokens before it given. It is said where the text begins with the answer up to it. Its
+            name is ``3 car``, or of the second of several answers ``2.3 car``.
         decision: ``"independent"``, or ``"exclusive"``: the scores are mean log-probabilities of the tokens, and say
             which answer is more probable, not what is said.
         end: whether the answer ends the text; if not, the text begins with it.
@@ -95,8 +96,6 @@ class Answer(Output):
             require(len(self.answers) > 0, "answers must have at least one text", "none")
             require(len(set(self.answers)) == len(self.answers), "answers must be different", self.answers)
         if per == "token":
-            is_one = self.answers is None or len(self.answers) == 1
-            require(is_one, "per token, answers must be one text", self.answers)
             require(decision == "independent", "per token, decision must be independent", decision)
         self.prompt, self.processor, self.per, self.end = prompt, processor, per, end
         self.has_parts = per == "token"
@@ -139,8 +138,33 @@ class Answer(Output):
             return ("nothing",)
         if self.per == "answer":
             return tuple(self.answers)
-        pieces = readable_pieces(_tokenizer_of(self.processor).convert_ids_to_tokens(self._ids[0].tolist()))
-        return tuple(f"{place} {piece}" for place, piece in enumerate(pieces, 1))  # tokens may repeat
+        names: list[str] = []
+        for number, ids in enumerate(self._ids, 1):
+            answer = f"{number}." if len(self._ids) > 1 else ""
+            pieces = readable_pieces(_tokenizer_of(self.processor).convert_ids_to_tokens(ids.tolist()))
+            for place, piece in enumerate(pieces, 1):
+                names.append(f"{answer}{place} {piece}")  # tokens may repeat
+        return tuple(names)
+
+    def scores_of(self, answer: int) -> range:
+        """Return the indices of the scores of an answer: one, or per token one for each."""
+        if self.per == "answer":
+            return range(answer, answer + 1)
+        first = sum(len(ids) for ids in self._ids[:answer])
+        return range(first, first + len(self._ids[answer]))
+
+    def place_of(self, index: int) -> int | None:
+        return self._answer_and_place(index)[1] + 1 if self.per == "token" else None
+
+    def _answer_and_place(self, index: int) -> tuple[int, int]:
+        """Return the answer of a score, and the place of its last token in it."""
+        if self.per == "answer":
+            return index, len(self._ids[index]) - 1
+        answer = 0
+        while index >= len(self._ids[answer]):
+            index -= len(self._ids[answer])
+            answer += 1
+        return answer, index
 
     # -- preparation
 
@@ -385,12 +409,13 @@ class Answer(Output):
         return extended
 
     def scores(self, returned: Any, images: int) -> Tensor:
-        columns = []
+        columns: list[Tensor] = []
         for logits, ids in zip(returned, self._ids, strict=True):
             own, others = self._own_and_others(logits, ids, torch.logsumexp)
             log_odds = own - others
             if self.per == "token":
-                return log_odds
+                columns += log_odds.unbind(1)
+                continue
             log_p = functional.logsigmoid(log_odds)
             if rule_of(self.decision).is_exclusive:
                 columns.append(log_p.mean(1))
@@ -406,12 +431,13 @@ class Answer(Output):
         """
         if rule_of(self.decision).is_exclusive:
             return self.scores(returned, images)
-        columns = []
+        columns: list[Tensor] = []
         for logits, ids in zip(returned, self._ids, strict=True):
             own, others = self._own_and_others(logits, ids, torch.amax)
             margins = own - others
             if self.per == "token":
-                return margins.cummin(1).values
+                columns += margins.cummin(1).values.unbind(1)
+                continue
             columns.append(margins.amin(1))
         return torch.stack(columns, 1)
 
@@ -440,9 +466,10 @@ class Answer(Output):
         """Return whether a text is the answer of a score, or begins with it up to a token, as the decision has it."""
         if rule_of(self.decision).is_exclusive:
             return None
-        ids = self._ids[0 if self.per == "token" else index]
+        answer_index, place = self._answer_and_place(index)
+        ids = self._ids[answer_index]
         if self.per == "token":
-            before, ids = ids[:index], ids[: index + 1]
+            before, ids = ids[:place], ids[: place + 1]
             if not text.startswith(self._decoded(before)):
                 return False
         answer = self._decoded(ids)

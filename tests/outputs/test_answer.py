@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchvision.utils import save_image
 
 import lit_viz as lv
 from lit_viz.images.reading import read_png
@@ -191,7 +192,6 @@ def test_exclusive_scores_are_mean_log_probabilities(folders: Any) -> None:
         ({"answers": ["a", "a"]}, "answers must be different"),
         ({"answers": ""}, "an answer must have at least one token, got ''"),
         ({"answers": "a <image> car"}, "an answer must not contain the place of an image, got 'a <image> car'"),
-        ({"answers": ["a", "the"], "per": "token"}, "per token, answers must be one text"),
         ({"answers": "a", "per": "token", "decision": "exclusive"}, "per token, decision must be independent"),
         ({"answers": "a", "processor": "nowhere"}, "can't be read from nowhere"),
         ({"answers": "a", "prompt": "no place"}, "says no text about an image of 32 x 32 with this prompt"),
@@ -276,6 +276,111 @@ def test_without_answers_each_token_has_a_map(folders: Any) -> None:
     assert len(run.records) > 1
     assert [record.target_name.split()[0] for record in run.records] == [str(n + 1) for n in range(len(run.records))]
     assert run.records[-1].target_name.endswith(" </s>")
+
+
+# -- what the network itself says, different texts of several photographs
+
+
+@pytest.fixture(scope="module")
+def captioner(folders: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a network that says texts of different lengths, and nothing of some photographs."""
+    network = transformers.AutoModelForImageTextToText.from_pretrained(folders("git"))
+    bias = network.get_output_embeddings().bias
+    with torch.no_grad():
+        bias[: len(SPECIAL) + len(TILES)] = bias[len(SPECIAL) + len(TILES) + len(WORDS) :] = -50
+        bias[2] = 1  # the end
+    path = tmp_path_factory.mktemp("captioner")
+    shutil.copytree(folders("git"), path, dirs_exist_ok=True)
+    network.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Return a folder of photographs: of the first nothing is said."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for seed in (0, 3, 7):
+        save_image(photograph(seed), folder / f"{seed}.png")
+    return folder
+
+
+SAID = {"0": "", "3": "this", "7": "this this this"}
+
+
+def plain_log_odds(folder: Path, image: Tensor, text: str) -> Tensor:
+    """Return the log-odds of the tokens of a text and its end, in float64 by the plain network."""
+    network = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval().double()
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    pixels = processor.image_processor(images=[[image[0]]], do_rescale=False, return_tensors="pt").pixel_values
+    ids = [*processor.tokenizer(text).input_ids, 2]
+    given = torch.tensor([[1, *ids[:-1]]])
+    logits = network(pixel_values=pixels.double(), input_ids=given).logits[0, -len(ids) :]
+    own = logits.gather(1, torch.tensor(ids)[:, None])[:, 0]
+    others = logits.scatter(1, torch.tensor(ids)[:, None], -torch.inf).logsumexp(1)
+    return (own - others).detach()
+
+
+@pytest.mark.filterwarnings("ignore:1 skipped of")
+def test_a_photograph_without_text_is_skipped(captioner: Path, photographs: Path, tmp_path: Path) -> None:
+    net = lv.load_network(str(captioner), output="answer")
+    assert dict(zip(SAID, lv.read(net, photographs), strict=True)) == SAID
+    with pytest.warns(UserWarning, match="1 skipped of 3 images: 0: the network says nothing of 0"):
+        run = lv.saliency(net, photographs, method="gradient", out=tmp_path / "run", logger=None, captum="none")
+    skipped, *others = run.records
+    assert (skipped.status, skipped.error) == ("skipped", "the network says nothing of 0: give answers or target")
+    for record in others:
+        assert record.target_name == record.text == SAID[record.name]
+        odds = plain_log_odds(captioner, photograph(int(record.name)), SAID[record.name])
+        log_p = torch.nn.functional.logsigmoid(odds).sum()
+        assert record["logit"] == pytest.approx(float(torch.logit(log_p.exp())), abs=1e-3)
+    assert lv.check(tmp_path / "run")
+    assert [record.status for record in lv.resume(tmp_path / "run").records] == ["skipped", "done", "done"]
+
+
+@pytest.mark.parametrize("store", ["files", "tar"])
+def test_each_token_of_different_texts_has_a_map(
+    store: str, captioner: Path, photographs: Path, tmp_path: Path
+) -> None:
+    net = lv.load_network(str(captioner), output=Answer(per="token"))
+    with pytest.warns(UserWarning, match="1 skipped of 7 images"):
+        run = lv.saliency(
+            net, photographs, method="gradient", out=tmp_path / "run", logger=None, captum="captum", store=store
+        )
+    names = [record.target_name for record in run.records[1:]]
+    assert names == ["1.1 this", "1.2 </s>", "2.1 this", "2.2 this", "2.3 this", "2.4 </s>"]
+    assert [record.place for record in run.records] == [None, 1, 2, 1, 2, 3, 4]
+    for seed, records in ((3, run.records[1:3]), (7, run.records[3:])):
+        odds = plain_log_odds(captioner, photograph(seed), SAID[str(seed)])
+        assert [record["logit"] for record in records] == pytest.approx(odds.tolist(), abs=1e-3)
+        assert all(record.text == SAID[str(seed)] and record.text_agrees for record in records)
+    assert store == "tar" or run.evidence.captum.passed
+    assert lv.check(tmp_path / "run")
+
+
+def test_tokens_of_a_target(captioner: Path, photographs: Path) -> None:
+    net = lv.load_network(str(captioner), output=Answer(per="token"))
+    run = lv.saliency(net, photographs / "3.png", target="a red car", method="gradient", captum="none")
+    assert [record.target_name for record in run.records] == ["1 a", "2 red", "3 car", "4 </s>"]
+
+
+def test_nothing_said_of_all_photographs_is_one_sentence(captioner: Path, photographs: Path) -> None:
+    net = lv.load_network(str(captioner), output="answer")
+    with pytest.raises(lv.LitVizError, match="the network says nothing of any of 1 photographs: give answers or targ"):
+        lv.saliency(net, photographs / "0.png", method="gradient")
+
+
+@pytest.mark.filterwarnings("ignore:1 skipped of")
+def test_shards_of_different_texts_merge(captioner: Path, photographs: Path, tmp_path: Path) -> None:
+    net = lv.load_network(str(captioner), output=Answer(per="token"))
+    options = {"method": "gradient", "logger": None, "captum": "none", "store": "tar"}
+    for shard in ("0/2", "1/2"):
+        out = tmp_path / shard[0]
+        lv.saliency(net, photographs, out=out, shard=shard, **options)
+    merged = lv.merge([tmp_path / "0", tmp_path / "1"], tmp_path / "merged")
+    names = [record.target_name for record in merged.records]
+    assert names == [None, "1.1 this", "1.2 </s>", "2.1 this", "2.2 this", "2.3 this", "2.4 </s>"]
+    assert lv.check(tmp_path / "merged")
 
 
 def test_other_runs_require_answers(folders: Any) -> None:

@@ -81,8 +81,8 @@ def _method_mismatches(record: SaliencyRecord, module: SaliencyMap, method: Attr
         "reducer": module.reducer or method.reducer,
         "place": None,
     }
-    if output.has_parts and record.text is not None and record.target is not None:
-        expected["place"] = record.target + 1
+    if record.text is not None and record.target is not None:
+        expected["place"] = output.place_of(record.target)
     yield from different_fields(expected, vars(record))
     yield from different_region(record, output)
     settings = settings_of(method) | method.record_fields()
