@@ -37,6 +37,7 @@ from lit_viz.runs.segments import segment_files
 from lit_viz.types import Record
 from lit_viz.utils.files import FORMAT
 from lit_viz.utils.yaml_files import config_folder
+from tests.support.marks import slow
 from tests.support.verdicts import verdicts
 
 ROOT = Path(__file__).parents[1]
@@ -489,12 +490,7 @@ def undisturbed(
 
 
 @pytest.mark.parametrize(
-    "stage",
-    [
-        pytest.param("before the first checkpoint", marks=pytest.mark.slow),
-        "in the middle",
-        pytest.param("after the first results", marks=pytest.mark.slow),
-    ],
+    "stage", [slow("before the first checkpoint"), "in the middle", slow("after the first results")]
 )
 def test_a_killed_run_resumes_bit_equal(
     stage: str,
@@ -522,9 +518,7 @@ def test_a_killed_run_resumes_bit_equal(
     assert contents(run) == undisturbed
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), slow(signal.SIGTERM, 143)])
 def test_a_signal_saves_the_run(
     number: int,
     status: int,

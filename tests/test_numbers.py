@@ -20,6 +20,7 @@ import lit_viz as lv
 from lit_viz.evidence.judges import MOBILENET, installed_judges, mobilenet_weights
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
+from tests.support.marks import slow
 from tests.support.networks import smooth_network
 
 Array = NDArray[np.float64]
@@ -72,7 +73,7 @@ def jpeg(image: Array, quality: int) -> Array:
     return read(data)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("targeted", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("targeted", [slow(False), True])
 @pytest.mark.parametrize(("attack", "norm"), [("pgd", "linf"), ("ddn", None)])
 def test_records_of_attacks(
     attack: str, norm: Any, targeted: bool, net: Network, module: nn.Module, tmp_path: Path

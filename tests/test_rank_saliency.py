@@ -56,6 +56,7 @@ from scripts.rankings.ground_truth import (
     summarize,
 )
 from scripts.rankings.pairs import TRUTHS, pairs_table, true_values
+from tests.support.marks import slow
 from tests.support.runs import SHARED
 
 
@@ -511,14 +512,7 @@ def explained(network: Network, method: str, targets: str) -> lv.Run:
     return lv.saliency(network, "zoo:fashion", label="folders", target=targets, method=method, captum="none")
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param("attention_gradient", marks=pytest.mark.slow),
-        "legrad",
-        pytest.param("layer_cam", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("method", [slow("attention_gradient"), "legrad", slow("layer_cam")])
 def test_salient_pixels_count(method: str, transformer: Network) -> None:
     """Replacing them first lowers the probability of the class more than a random order; not so with Grad-CAM."""
     run = explained(transformer, method, "label")
@@ -531,14 +525,7 @@ def test_salient_pixels_count(method: str, transformer: Network) -> None:
     assert fmean(found) > fmean(by_chance) + 0.05
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param("attention_gradient", marks=pytest.mark.slow),
-        "legrad",
-        pytest.param("grad_cam", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("method", [slow("attention_gradient"), "legrad", slow("grad_cam")])
 def test_maps_depend_on_the_class(method: str, transformer: Network) -> None:
     own, other = (explained(transformer, method, targets).maps for targets in ("label", "least-likely"))
     pairs = zip(own, other, strict=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.marks import slow
+
 ROOT = Path(__file__).parents[1]
 _PARSING = """
 from lit_viz.launch.methods import METHODS, method_form
@@ -31,10 +33,10 @@ _HEAVY = "pytorch_lightning matplotlib captum skimage sklearn timm wandb"
             "import lit_viz.cli; lit_viz.cli.main(['attack', '--help'])",
             f"torch docstring_parser rich yaml numpy {_HEAVY}",
         ),
-        pytest.param(_CLASSES, _HEAVY, marks=pytest.mark.slow),
-        pytest.param(_OWN, f"torchvision {_HEAVY}", marks=pytest.mark.slow),
+        slow(_CLASSES, _HEAVY),
+        slow(_OWN, f"torchvision {_HEAVY}"),
         # Lightning itself imports torchvision and matplotlib.
-        pytest.param(_PARSING, "timm wandb captum skimage sklearn", marks=pytest.mark.slow),
+        slow(_PARSING, "timm wandb captum skimage sklearn"),
     ],
     ids=["help", "help of a method", "classes", "own network", "parsing"],
 )
@@ -44,7 +46,7 @@ def test_unused_packages_are_not_imported(code: str, absent: str) -> None:
     assert done.stdout.splitlines()[-1:] == ["imported:"], done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("has_triton", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("has_triton", [True, slow(False)])
 def test_garbage_collection_around_imports(has_triton: bool) -> None:
     """It is off during imports. Imported objects are frozen, until the exit if Triton would list them."""
     code = "import atexit, gc, sys, types, lit_viz.cli as c\n"

@@ -24,6 +24,7 @@ from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from lit_viz.types import Task
 from tests.support.attacks import Curved, Watched, margins, photographs
+from tests.support.marks import slow
 from tests.support.runs import Train
 
 both = pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -83,7 +84,7 @@ def ensemble(norm: NormName, rows: Sequence[int], targeted: bool, **options: Any
 
 
 @both
-@pytest.mark.parametrize("targeted", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("targeted", [False, slow(True)])
 def test_evaluations_are_those_of_the_members_in_order(norm: NormName, targeted: bool) -> None:
     """Image by image, up to the first success; so it succeeds wherever a member does."""
     winners = set()
@@ -108,7 +109,7 @@ def test_evaluations_are_those_of_the_members_in_order(norm: NormName, targeted:
 
 
 @both
-@pytest.mark.parametrize("targeted", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("targeted", [False, slow(True)])
 def test_results_do_not_depend_on_the_members_of_other_slots(norm: NormName, targeted: bool) -> None:
     whole, state = ensemble(norm, range(8), targeted)
     assert len(set(state["by"].tolist())) > 1

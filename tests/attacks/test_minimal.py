@@ -17,6 +17,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.optim import Evaluation, State
 from lit_viz.types import Task
 from tests.support.attacks import Curved, Linear, Watched, margins, photographs, saturated
+from tests.support.marks import slow
 
 Case = tuple[Callable[[], Attack], NormName]
 CASES: dict[str, Case] = {
@@ -294,7 +295,7 @@ def test_fmn_estimates_the_boundary_before_the_first_success() -> None:
 
 
 @both
-@pytest.mark.parametrize("targeted", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("targeted", [False, slow(True)])
 def test_fmn_follows_the_paper(norm: NormName, targeted: bool) -> None:
     """Algorithm 1 of Pintor et al. 2021, far from black and white."""
     total, alpha0 = 30, {"l2": 0.6, "linf": 2.0}[norm]

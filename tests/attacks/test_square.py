@@ -13,6 +13,7 @@ from lit_viz.attacks.norms import NormName
 from lit_viz.attacks.square import _tile, _transfer
 from lit_viz.errors import LitVizError
 from tests.support.attacks import Curved, Linear, Watched, margins, photographs
+from tests.support.marks import slow
 
 both = pytest.mark.parametrize("norm", ["linf", "l2"])
 targeted = pytest.mark.parametrize("targeted", [False, True])
@@ -69,7 +70,7 @@ def test_most_of_the_optimum_in_euclidean_length_is_reached() -> None:
     assert (gain / (0.5 * linear.between(1, 0).norm()) > 0.65).all()
 
 
-@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("norm", ["linf", slow("l2")])
 def test_a_boundary_inside_the_ball_is_crossed(norm: NormName) -> None:
     linear, x = Linear(shape=(1, 6, 5)), grey(3)
     labels = linear(x).argmax(1).tolist()

@@ -17,6 +17,7 @@ from lit_viz.networks import Network
 from lit_viz.objectives import Margin
 from lit_viz.types import Task
 from tests.support.attacks import Curved, Watched, margins, photographs
+from tests.support.marks import slow
 from tests.support.networks import smooth_network
 
 CURVED = Curved()
@@ -129,7 +130,7 @@ def apgd_by_hand(
 @pytest.mark.parametrize("loss", ["ce", "dlr"])
 @pytest.mark.parametrize(
     ("steps", "when"),
-    [(100, [22, 41, 57, 70, 80, 87, 93, 99]), (20, [4, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19])],
+    [slow(100, [22, 41, 57, 70, 80, 87, 93, 99]), (20, [4, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19])],
 )
 def test_apgd_follows_the_paper(norm: NormName, targeted: bool, loss: str, steps: int, when: list[int]) -> None:
     for n in range(1 if steps == 100 else 2):
@@ -253,7 +254,7 @@ def test_restarts_share_the_iterations(restarts: int, iterations: int) -> None:
 
 
 @both
-@targeted
+@pytest.mark.parametrize("targeted", [False, slow(True)])
 def test_apgd_reaches_the_margin_of_pgd_at_the_same_cost(norm: NormName, targeted: bool) -> None:
     """On average; it is better than PGD with a bad step size."""
     targets = TARGETS if targeted else None

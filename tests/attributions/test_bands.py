@@ -16,6 +16,7 @@ from lit_viz.attributions import ATTRIBUTIONS, ExpectedGradients, FeatureAblatio
 from lit_viz.attributions.base import attribute
 from lit_viz.errors import LitVizError
 from tests.support.bands import BANDS, SingleBand, band_network
+from tests.support.marks import slow
 
 SIZE = 12
 #: Methods of layers and regions, whose maps have no bands, and methods of transformers.
@@ -59,7 +60,7 @@ def _network(module: nn.Module, **options: Any) -> lv.Network:
     return lv.load_network(module, size=SIZE, mean=0.5, std=0.25, **options)
 
 
-@pytest.mark.parametrize("band", [pytest.param(0, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow), 12])
+@pytest.mark.parametrize("band", [slow(0), slow(6), 12])
 def test_a_network_that_reads_one_band_has_a_zero_map_elsewhere(band: int) -> None:
     network = _network(SingleBand(band))
     methods = _methods(BANDS, (*_OF_TRANSFORMERS, *_SPATIAL))
@@ -99,7 +100,7 @@ def test_gradients_equal_autograd_in_float64(channels: int, value_range: tuple[f
     assert torch.allclose(run.arrays[0].double(), expected, atol=1e-5 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("channels", [pytest.param(2, marks=pytest.mark.slow), 13])
+@pytest.mark.parametrize("channels", [slow(2), 13])
 def test_captum_agrees_with_every_method(channels: int) -> None:
     assert _compared(_network(band_network(channels)), _methods(channels, _OF_TRANSFORMERS)) == []
 
@@ -131,7 +132,7 @@ def _compared(network: lv.Network, methods: list[Any]) -> list[str]:
     return [comparison.method for comparison in captum.maps if not comparison.passed]
 
 
-@pytest.mark.parametrize("band", [pytest.param(0, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow), 12])
+@pytest.mark.parametrize("band", [slow(0), slow(6), 12])
 def test_a_transformer_that_reads_one_band_has_a_zero_map_elsewhere(band: int) -> None:
     transformer = _transformer(BANDS)
     others = [other for other in range(BANDS) if other != band]

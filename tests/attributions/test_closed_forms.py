@@ -24,6 +24,7 @@ from lit_viz.optim import Evaluation
 from lit_viz.rng import Key
 from lit_viz.types import Task
 from tests.support.attributions import SMOOTH, TARGETS, Counted, distance, photographs
+from tests.support.marks import slow
 
 SIZE = 6
 GENERATOR = torch.Generator().manual_seed(2)
@@ -81,7 +82,7 @@ def test_variance_of_a_constant_gradient_is_zero() -> None:
         (GradientShap([0.2, 0.4]), sum((INPUTS[0] - b) * ((INPUTS[0] + b) @ MATRIX) / 4 for b in (0.2, 0.4))),
     ],
 )
-@pytest.mark.parametrize("evaluations", [3, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("evaluations", [3, slow(12)])
 def test_maps_are_unbiased_and_their_standard_error_is_true(
     method: Attribution, expected: Tensor, evaluations: int
 ) -> None:
@@ -108,7 +109,7 @@ separable = Counted(lambda x: (FACTORS * x.square()).sum(1, keepdim=True) / 2)
         (VarGrad, lambda sigma: FACTORS.square() * sigma**2),
     ],
 )
-@pytest.mark.parametrize("sigma", [0.15, pytest.param(4.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sigma", [0.15, slow(4.0)])
 def test_reported_error_is_the_error_to_the_limit(
     method: type[SmoothGrad], limit: Callable[[float], Tensor], sigma: float
 ) -> None:

@@ -20,6 +20,7 @@ from lit_viz.objectives import Logit, LogProbability, Outputs, Probability
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
 from lit_viz.runs.records import SaliencyRecord
 from tests.support.attributions import MASK, distance
+from tests.support.marks import slow
 from tests.support.networks import rectified
 from tests.support.verdicts import verdicts
 
@@ -81,14 +82,7 @@ def test_score_of_rows_with_and_without_another_class(objective: type[Logit]) ->
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "gradient",
-        pytest.param("vargrad", marks=pytest.mark.slow),
-        pytest.param("integrated_gradients", marks=pytest.mark.slow),
-        "guided_grad_cam",
-        "occlusion",
-    ],
+    "name", ["gradient", slow("vargrad"), slow("integrated_gradients"), "guided_grad_cam", "occlusion"]
 )
 def test_both_gates_compare_the_contrast(name: str) -> None:
     network, method = rectified(), method_of(name)

@@ -26,6 +26,7 @@ from lit_viz.objectives import Logit
 from lit_viz.optim import Evaluation
 from lit_viz.types import Task
 from tests.support.attributions import SMOOTH, TARGETS, Counted, photographs
+from tests.support.marks import slow
 
 SIDE, PLACE = 96, (slice(36, 84), slice(12, 60))  # a quarter of the image
 
@@ -65,7 +66,7 @@ def test_the_mask_finds_the_only_region_that_counts() -> None:
     assert (found & inside).sum() / (found | inside).sum() > 0.8
 
 
-@pytest.mark.parametrize("area", [pytest.param(0.1, marks=pytest.mark.slow), 0.25])
+@pytest.mark.parametrize("area", [slow(0.1), 0.25])
 def test_the_area_is_reached_and_its_error_reported(area: float) -> None:
     mask, error = located(area)
     assert float(mask.mean()) == pytest.approx(area, rel=0.1)

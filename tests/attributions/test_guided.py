@@ -14,6 +14,7 @@ from lit_viz.attributions.base import attribute
 from lit_viz.attributions.gradient import Deconvolution, Gradient, GuidedBackprop
 from lit_viz.outputs import load_network
 from tests.support.attributions import MEAN, STD, Normalized, made
+from tests.support.marks import slow
 from tests.support.networks import conv_net
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU:UserWarning")
@@ -33,9 +34,9 @@ def wide(net: nn.Module) -> nn.Module:
     ("net", "size"),
     [
         (wide(conv_net()), 16),
-        pytest.param(made(resnet18), 40, marks=pytest.mark.slow),
+        slow(made(resnet18), 40),
         (made(squeezenet1_1), 40),
-        pytest.param(made(mobilenet_v2, width_mult=0.25), 40, marks=pytest.mark.slow),
+        slow(made(mobilenet_v2, width_mult=0.25), 40),
     ],
     ids=["relu6", "resnet18", "squeezenet", "mobilenet_v2"],
 )

@@ -15,6 +15,7 @@ from lit_viz.networks import Network
 from lit_viz.optim.evaluation import LayeredNetwork
 from lit_viz.outputs import load_network
 from tests.support.attributions import MASK, distance
+from tests.support.marks import slow
 from tests.support.networks import Viewed
 
 SIZE, TARGETS = 16, [4, 3]
@@ -58,7 +59,14 @@ def maps(name: str, network: Network, dtype: torch.dtype) -> Tensor:
     return attribute(method, networks, photographs().to(dtype), TARGETS, evaluations=evaluations_of(method))[0]
 
 
-@pytest.mark.parametrize("name", sorted(set(ATTRIBUTIONS) - OF_TRANSFORMERS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        *sorted(set(ATTRIBUTIONS) - OF_TRANSFORMERS - {"extremal_perturbation", "shapley_interactions"}),
+        slow("extremal_perturbation"),
+        slow("shapley_interactions"),
+    ],
+)
 def test_maps_equal_those_of_a_network_of_any_layout(name: str) -> None:
     network = loaded(flattens=False)
     exact = maps(name, network, torch.float64)

@@ -15,6 +15,7 @@ from lit_viz.errors import LitVizError, NetworkError
 from lit_viz.networks import Network
 from lit_viz.optim import Evaluation
 from lit_viz.outputs import load_network
+from tests.support.marks import slow
 from tests.support.networks import NAMES, smooth_network
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* failed of .* images")
@@ -61,7 +62,7 @@ def mapped_of_targets(images: Tensor, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("run", [attacked, mapped, mapped_of_targets])
-@pytest.mark.parametrize("slots", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("slots", [slow(1), 2, slow(8)])
 def test_only_the_image_fails(run: Callable[..., Any], slots: int) -> None:
     images = photographs([1, 2])
     results = run(images, slots=slots).records

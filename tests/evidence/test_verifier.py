@@ -18,6 +18,7 @@ from lit_viz.evidence.saliency.families import MapCheck
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.networks import Network
 from lit_viz.runs.evidence import Evidence
+from tests.support.marks import slow
 from tests.support.verdicts import reasons, verdicts
 
 
@@ -49,14 +50,9 @@ AT_THE_END: list[Any] = [
     (explain, "captum", "lit_viz.evidence.saliency.cross_check.cross_check"),
     (explain, "localization", f"{SALIENCY}.localize_run"),
     (attack, "files", f"{ATTACK}.mismatches"),
-    pytest.param(attack, "survivors", f"{ATTACK}.AdversarialExampleVerifier._break_down", marks=pytest.mark.slow),
-    pytest.param(
-        attack,
-        "robustness",
-        f"{ATTACK}.AdversarialExampleVerifier._measure_robustness",
-        marks=pytest.mark.slow,
-    ),
-    pytest.param(attack, "trust", f"{ATTACK}.diagnostics", marks=pytest.mark.slow),
+    slow(attack, "survivors", f"{ATTACK}.AdversarialExampleVerifier._break_down"),
+    slow(attack, "robustness", f"{ATTACK}.AdversarialExampleVerifier._measure_robustness"),
+    slow(attack, "trust", f"{ATTACK}.diagnostics"),
     (perturb, "files", "lit_viz.evidence.universal_perturbation.mismatches"),
 ]
 
@@ -88,7 +84,7 @@ def no_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_opencv")
-@pytest.mark.parametrize("in_folder", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["folder", "memory"])
+@pytest.mark.parametrize("in_folder", [True, slow(False)], ids=["folder", "memory"])
 @pytest.mark.parametrize(("make", "part", "name"), AT_THE_END)
 def test_a_run_is_delivered(
     make: Make,

@@ -11,11 +11,10 @@ from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS, save_figure
 from lit_viz.images.reading import to_uint8
 from lit_viz.images.rendering import difference, gray_levels
+from tests.support.marks import slow
 
 
-@pytest.mark.parametrize(
-    ("size", "count"), [((8, 8), 1), ((33, 33), 5), pytest.param((224, 224), 1, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("size", "count"), [((8, 8), 1), ((33, 33), 3), slow((224, 224), 1)])
 def test_each_pixel_is_a_block_of_the_file(tmp_path, size, count, figures: Any):
     drawn = [figures.attacked(seed, size) for seed in range(count)]
     figure = attack_figure(drawn)
@@ -167,7 +166,7 @@ def test_shared_plot_of_several_targets_names_no_class(figures: Any):
     )
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow), 7])
+@pytest.mark.parametrize("count", [1, slow(2), 7])
 def test_long_names_do_not_overlap(count, figures: Any):
     names = dict.fromkeys(("name", "predicted_before_name", "predicted_name", "target_name"), figures.LONG)
     drawn = [

@@ -12,6 +12,7 @@ from lit_viz.figures.saliency import SaliencyPanel, saliency_figure
 from lit_viz.figures.scales import ColorBar
 from lit_viz.figures.style import save_figure
 from lit_viz.images.rendering import clip_limits, heat
+from tests.support.marks import slow
 
 
 def draw(seed, *size):
@@ -30,8 +31,8 @@ def panels(count, methods=("gradient",), size=(8, 8)):
     ]
 
 
-@pytest.mark.parametrize("size", [(8, 8), (12, 10), (33, 33), pytest.param((224, 224), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("methods", [("gradient",), ("gradient", "smoothgrad")])
+@pytest.mark.parametrize("size", [(8, 8), (12, 10), (33, 33), slow((224, 224))])
+@pytest.mark.parametrize("methods", [slow(("gradient",)), ("gradient", "smoothgrad")])
 def test_each_pixel_of_a_map_is_a_block_of_the_file(tmp_path, size, methods, figures):
     drawn = panels(2, methods, size)
     figure = saliency_figure(drawn, scale="shared")

@@ -18,6 +18,7 @@ import lit_viz as lv
 from lit_viz.attributions.reducers import REDUCERS
 from lit_viz.networks import Network
 from lit_viz.types import Record
+from tests.support.marks import slow
 from tests.support.networks import NAMES, smooth_network
 
 MAPS = {
@@ -62,7 +63,9 @@ def test_maps_of_each_reducer_are_those_of_a_run(smooth: Network, images: Tensor
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("targets", [{}, {"label": [0, 1, 2, 3, 4]}, {"target": "banana"}], ids=["", "label", "target"])
+@pytest.mark.parametrize(
+    "targets", [slow({}), {"label": [0, 1, 2, 3, 4]}, {"target": "banana"}], ids=["", "label", "target"]
+)
 @pytest.mark.filterwarnings("ignore:.* skipped")
 def test_images_and_records_are_those_of_a_run(
     smooth: Network, images: Tensor, attack: str, targets: dict[str, Any]

@@ -17,6 +17,7 @@ import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.images.sources import DatasetImages, image_inputs
 from lit_viz.networks import Network
+from tests.support.marks import slow
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
@@ -104,7 +105,7 @@ def test_a_stated_normalization_is_removed() -> None:
         DatasetImages(TensorDataset((x - mean) / std))[1]
 
 
-@pytest.mark.parametrize("method", [lv.saliency, lv.attack])
+@pytest.mark.parametrize("method", [lv.saliency, slow(lv.attack)])
 @pytest.mark.parametrize(
     "given",
     [

@@ -25,6 +25,7 @@ from lit_viz.images import (
 )
 from lit_viz.images.filters import resample
 from lit_viz.rng import Draws, Key
+from tests.support.marks import slow
 
 GEOMETRIC = [RandomCrop(0.4, 1.2), Scale(), Rotate(15), Shear(), Flip(), Jitter(2)]
 KEEPING = [
@@ -65,9 +66,7 @@ def test_iterations_and_seeds_differ(transform) -> None:
     assert not torch.equal(first[:4], first[4:])
 
 
-@pytest.mark.parametrize(
-    "transforms", [*[[t] for t in EVERYTHING], pytest.param(EVERYTHING, marks=pytest.mark.slow)], ids=repr
-)
+@pytest.mark.parametrize("transforms", [*[[t] for t in EVERYTHING], slow(EVERYTHING)], ids=repr)
 def test_gradient_agrees_with_finite_differences(transforms) -> None:
     images = _images(2, 3, 7, 6, dtype=torch.float64).requires_grad_()
     compose, draws = Compose(transforms), Draws(_keys(2, 2))

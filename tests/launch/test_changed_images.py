@@ -25,6 +25,7 @@ from lit_viz.methods.universal_perturbation import UniversalPerturbation
 from lit_viz.networks import Network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Task
+from tests.support.marks import slow
 from tests.support.shards import stop_at
 
 ANOTHER = r"is another picture than this run has read before \(sha256 \w{12}\.\.\., got \w{12}\.\.\.\): "
@@ -185,7 +186,7 @@ def stopped(network: Network, files: list[Path], index: int, monkeypatch: pytest
     return run
 
 
-@pytest.mark.parametrize("store", ["files", pytest.param("tar", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("store", ["files", slow("tar")])
 def test_files_that_were_replaced_before_their_task_are_named(
     store: str, smooth: Network, thirty: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

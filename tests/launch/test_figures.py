@@ -10,6 +10,7 @@ import torch
 
 import lit_viz as lv
 from lit_viz.figures.scales import number
+from tests.support.marks import slow
 
 pytestmark = pytest.mark.draws
 PHOTOGRAPHS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -43,13 +44,8 @@ def attack(network: Any, **options: Any) -> Any:
         ),
         (attack, {"attack": "pgd"}, ["PGD (eps 4/255", "2 iterations"]),
         (attack, {"attack": "pgd", "eps": [1 / 255, 2 / 255]}, ["PGD (eps 1/255, 2/255"]),
-        pytest.param(attack, {"attack": "ddn"}, ["DDN", "2 iterations"], marks=pytest.mark.slow),
-        pytest.param(
-            attack,
-            {"attack": "normalized_ascent", "iterations": 300},
-            ["of at most 300 iterations"],
-            marks=pytest.mark.slow,
-        ),
+        slow(attack, {"attack": "ddn"}, ["DDN", "2 iterations"]),
+        slow(attack, {"attack": "normalized_ascent", "iterations": 300}, ["of at most 300 iterations"]),
         (attack, {"attack": "universal"}, ["Universal (eps 10/255"]),
     ],
 )

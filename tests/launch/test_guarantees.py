@@ -30,6 +30,7 @@ from lit_viz.runs.verification import verify
 from lit_viz.types import Task
 from lit_viz.utils.files import atomic_write, sync_filesystem
 from tests.support.forgery import STORES
+from tests.support.marks import slow
 from tests.support.shards import stop_at
 
 COUNT = 6
@@ -249,10 +250,7 @@ def test_an_edited_record_is_refused_and_computed_again(
     assert verify(open_run(run)) == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["exchanged", pytest.param("longer", marks=pytest.mark.slow), pytest.param("last deleted", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("name", ["exchanged", slow("longer"), slow("last deleted")])
 @pytest.mark.parametrize("store", STORES)
 def test_an_edited_record_of_a_shard_is_not_merged(
     store: str, name: str, runs: Runs, smooth: Network, tmp_path: Path
@@ -524,7 +522,7 @@ def full_after(count: int) -> Any:
     return write
 
 
-@pytest.mark.parametrize("kept", ["segment", "no segment", pytest.param("empty files", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kept", ["segment", "no segment", slow("empty files")])
 @pytest.mark.parametrize("store", STORES)
 def test_a_loss_of_power_between_segment_and_checkpoint(
     store: str, kept: str, runs: Runs, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

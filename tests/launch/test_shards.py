@@ -29,6 +29,7 @@ from lit_viz.runs.layout import MANIFEST, QUEUE
 from lit_viz.runs.segments import Contents, segment_files
 from lit_viz.types import Record, Task
 from lit_viz.utils.files import sha256
+from tests.support.marks import slow
 from tests.support.shards import contents, stop_at
 
 Pair = tuple[ImageTraining, lv.TaskQueue]
@@ -63,8 +64,8 @@ def attack(network: Network) -> Pair:
 
 
 @pytest.mark.filterwarnings("ignore:. skipped of")
-@pytest.mark.parametrize("build", [classes, saliency, pytest.param(attack, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("fixture", ["smooth", pytest.param("lite0", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("build", [classes, saliency, slow(attack)])
+@pytest.mark.parametrize("fixture", ["smooth", slow("lite0")])
 def test_shards_have_the_results_of_one_run(
     build: Any, fixture: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ from lit_viz.runs.records import read_record
 from lit_viz.runs.tar_store import to_half
 from lit_viz.runs.verification import Unverified
 from lit_viz.types import Record
+from tests.support.marks import slow
 from tests.support.shards import stop_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:1 failed of")
@@ -91,7 +92,7 @@ def test_a_map_without_a_largest_value_is_stored_as_it_is(value: float) -> None:
     assert torch.equal(half.float().nan_to_num(7), torch.full((1, 2, 2), value).nan_to_num(7))
 
 
-@pytest.mark.parametrize("arrays", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("arrays", [False, slow(True)])
 def test_maps_in_tars_are_those_of_files(arrays: bool, fashion: Network, photographs: Path, tmp_path: Path) -> None:
     files = lv.run(*saliency(fashion, photographs), out=tmp_path / "files", logger="none")
     stored = lv.run(
@@ -116,7 +117,7 @@ def test_maps_in_tars_are_those_of_files(arrays: bool, fashion: Network, photogr
     assert lv.check(tmp_path / "tar")
 
 
-@pytest.mark.parametrize("build", [saliency, pytest.param(attack, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("build", [saliency, slow(attack)])
 def test_tasks_that_are_not_evaluated_are_counted_everywhere(
     build: Any, fashion: Network, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,7 +201,7 @@ def test_adversarial_examples_in_tars_are_those_of_files(fashion: Network, photo
     assert lv.check(tmp_path / "tar") == lv.check(tmp_path / "files")
 
 
-@pytest.mark.parametrize("at", [pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("at", [slow(3), 4, slow(7)])
 def test_a_resumed_run_cuts_what_is_later_than_its_checkpoint(
     at: int, fashion: Network, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

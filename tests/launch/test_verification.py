@@ -22,6 +22,7 @@ from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.verification import verify
 from tests.support.forgery import forge
+from tests.support.marks import slow
 
 Edit = Callable[[Path], None]
 SEGMENT = "records/000000.jsonl"
@@ -178,8 +179,11 @@ def test_nothing_is_stated_from_a_changed_fact(
     assert not (run / "csv").exists()
 
 
-#: Edits of lines that are like others.
-LIKE_OTHERS = ("number", "name", "last record", "torn record", "order of records", "torn line", "joined lines", "row")
+#: Edits that are like others.
+LIKE_OTHERS = (
+    "number", "name", "last record", "torn record", "order of records", "torn line", "joined lines", "row",
+    "empty image", "cut array", "no source", "size", "exchanged records", "incomplete manifest",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -196,15 +200,8 @@ def test_a_resume_computes_again_what_the_manifest_does_not_confirm(
     assert lv.check(run, smooth)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "images/0000_x.png",
-        pytest.param("frames/0000_0/iter_000099.png", marks=pytest.mark.slow),
-        pytest.param("tars/000009.tar", marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.parametrize("store", ["files", "tar", pytest.param("merged", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["images/0000_x.png", slow("frames/0000_0/iter_000099.png"), slow("tars/000009.tar")])
+@pytest.mark.parametrize("store", ["files", "tar", slow("merged")])
 def test_a_file_that_was_added_is_named_by_all_commands_with_a_remedy_that_works(
     store: str, name: str, smooth: Network, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -244,7 +241,7 @@ def test_a_segment_or_mask_that_was_added_is_deleted_by_a_resume(name: str, run:
 
 
 @pytest.mark.parametrize("pattern", ["figure.png", "evidence.json", "report.html", "evidence.png"])
-@pytest.mark.parametrize("change", [flip, pytest.param(cut, marks=pytest.mark.slow), unlink])
+@pytest.mark.parametrize("change", [slow(flip), slow(cut), unlink])
 def test_derived_files_are_made_again(
     change: Callable[[str], Edit], pattern: str, run: Path, smooth: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,15 +298,7 @@ def test_a_run_without_its_checkpoint_is_that_of_its_manifest(
     assert intact in {path.stat().st_mtime_ns for path in run.glob("images/*")}
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        "verify",
-        pytest.param("draw", marks=pytest.mark.slow),
-        pytest.param("write_report", marks=pytest.mark.slow),
-        "seal",
-    ],
-)
+@pytest.mark.parametrize("place", ["verify", slow("draw"), slow("write_report"), "seal"])
 def test_a_run_that_was_killed_after_its_images_computes_none_again(
     place: str, smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from lit_viz.runs.records import AdversarialRecord
 from lit_viz.types import Task
+from tests.support.marks import slow
 from tests.support.networks import Residual, trained
 from tests.support.runs import Train
 
@@ -42,7 +43,7 @@ def module(network: Network, attack: Attack, **options: Any) -> AdversarialExamp
 
 
 @pytest.mark.parametrize("name", FAST)
-@pytest.mark.parametrize("target", [None, 1])
+@pytest.mark.parametrize("target", [None, slow(1)])
 def test_a_run_equals_the_bare_loop(smooth: Network, train: Train, name: str, target: int | None) -> None:
     """Five images in two slots, of different age, against one loop over all; then rounded to 8 bits."""
     tasks = queue(smooth, target=target)
@@ -178,8 +179,8 @@ def test_too_few_classes_for_a_loss_give_a_one_line_error(train: Train) -> None:
 @pytest.mark.parametrize(
     "attack",
     [
-        pytest.param(lambda: PGD(eps=0.02, early_stop=False), marks=pytest.mark.slow),
-        pytest.param(lambda: DDN(), marks=pytest.mark.slow),
+        slow(lambda: PGD(eps=0.02, early_stop=False)),
+        slow(lambda: DDN()),
         lambda: ATTACKS["apgd"](),
     ],
 )

@@ -19,6 +19,7 @@ from lit_viz.images.canvas import make_canvas
 from lit_viz.images.png16 import decode_png16, encode_png16
 from lit_viz.runs.records import radius_text
 from tests.support.bands import band_network
+from tests.support.marks import slow
 
 SIZE = 16
 NAMES = [f"B{i:02}" for i in range(1, 14)]
@@ -57,12 +58,12 @@ def _read(file: Path) -> np.ndarray:
     return tifffile.imread(file) if file.suffix == ".tif" else decode_png16(file.read_bytes())
 
 
-@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("norm", ["linf", slow("l2")])
 @pytest.mark.parametrize(
     ("suffix", "dtype", "channels"),
     [
-        (".npy", "uint16", 13), (".npy", "int16", 4), (".npy", "float32", 13), (".tif", "uint16", 13),
-        (".tif", "float32", 2), (".png", "uint16", 3),
+        slow(".npy", "uint16", 13), (".npy", "int16", 4), slow(".npy", "float32", 13), (".tif", "uint16", 13),
+        slow(".tif", "float32", 2), (".png", "uint16", 3),
     ],
 )  # fmt: skip
 def test_an_adversarial_file_has_the_type_of_its_source_and_fools_a_plain_reader(

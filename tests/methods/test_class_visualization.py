@@ -32,6 +32,7 @@ from lit_viz.outputs import load_network
 from lit_viz.rng import Draws
 from lit_viz.runs.records import ClassImageRecord, LayerImageRecord, read_record
 from lit_viz.types import Task
+from tests.support.marks import slow
 from tests.support.networks import Residual, trained
 from tests.support.runs import Train, tasks_for
 from tests.support.step_rules import ExtraGradient, HillClimb
@@ -97,9 +98,9 @@ def test_evaluations_are_counted_apart(smooth: Network, train: Train) -> None:
     "rule",
     [
         lambda: Adam(0.05),
-        pytest.param(lambda: SGD(0.5), marks=pytest.mark.slow),
-        pytest.param(lambda: NormalizedAscent(0.3), marks=pytest.mark.slow),
-        pytest.param(HillClimb, marks=pytest.mark.slow),
+        slow(lambda: SGD(0.5)),
+        slow(lambda: NormalizedAscent(0.3)),
+        slow(HillClimb),
         ExtraGradient,
     ],
 )
@@ -133,7 +134,7 @@ def test_an_unknown_layer_is_rejected_with_suggestions(smooth: Network, train: T
         train(method(smooth, objective=objective), tasks_for(smooth, [1]))
 
 
-@pytest.mark.parametrize("slots", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("slots", [slow(2), 3, slow(8)])
 def test_draws_and_gradients_do_not_depend_on_the_batch(smooth: Network, train: Train, slots: int) -> None:
     tasks = tasks_for(smooth, [i % 5 for i in range(9)])
     many = Recorder(

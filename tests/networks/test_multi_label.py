@@ -18,6 +18,7 @@ from lit_viz.networks import Network
 from lit_viz.networks.decisions import MULTI_LABEL_CAPTION, decision_logits
 from lit_viz.objectives.base import Outputs
 from lit_viz.outputs import load_network
+from tests.support.marks import slow
 from tests.support.networks import smooth_network
 
 NAMES = ["ant", "bee", "cat", "dog", "elk"]
@@ -97,9 +98,9 @@ def test_class_images_have_sigmoids_as_probabilities(network: Network) -> None:
         ("deepfool", False),
         ("normalized_ascent", True),
         ("apgd", True),
-        pytest.param("ddn", False, marks=pytest.mark.slow),
-        pytest.param("fmn", True, marks=pytest.mark.slow),
-        pytest.param("carlini_wagner", True, marks=pytest.mark.slow),
+        slow("ddn", False),
+        slow("fmn", True),
+        slow("carlini_wagner", True),
     ],
 )
 def test_attacks_flip_the_decision_on_their_label(network: Network, attack: str, targeted: bool) -> None:

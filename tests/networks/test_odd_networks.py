@@ -14,6 +14,7 @@ import lit_viz as lv
 from lit_viz.attributions import Occlusion, SmoothGrad
 from lit_viz.errors import LitVizError, NetworkError
 from lit_viz.outputs import load_network
+from tests.support.marks import slow
 from tests.support.networks import Around, scripted
 from tests.support.verdicts import reasons, verdicts
 
@@ -127,7 +128,7 @@ def hooked() -> nn.Module:
         (hooked, 24, True),
     ],
 )
-@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("count", [slow(1), 3])
 def test_maps_of_unusual_networks(made: Callable[[], nn.Module], side: int, checked: bool, count: int) -> None:
     network = made()
     classifier = load_network(network, size=side)

@@ -17,6 +17,7 @@ import lit_viz as lv
 from lit_viz.images.reading import read_png
 from lit_viz.networks.attention import attention_layers
 from lit_viz.outputs import Answer, as_output
+from tests.support.marks import slow
 from tests.support.speakers import FAMILIES, PROMPTS, SPECIAL, TILES, WORDS, save
 
 transformers = pytest.importorskip("transformers")
@@ -395,9 +396,9 @@ def test_other_runs_require_answers(folders: Any) -> None:
         ("blip", "vision_model."),
         ("git", "git.image_encoder."),
         ("llava", "model.vision_tower."),
-        pytest.param("trocr", "encoder.", marks=pytest.mark.slow),
-        pytest.param("florence2", "model.vision_tower.", marks=pytest.mark.slow),
-        pytest.param("paligemma", "model.vision_tower.", marks=pytest.mark.slow),
+        slow("trocr", "encoder."),
+        slow("florence2", "model.vision_tower."),
+        slow("paligemma", "model.vision_tower."),
     ],
 )
 def test_layers_are_those_of_the_vision_tower(family: str, vision: str, folders: Any) -> None:
@@ -415,11 +416,11 @@ def test_layers_are_those_of_the_vision_tower(family: str, vision: str, folders:
         ("blip", "libra_gradient"),
         ("llava", "libra_gradient"),
         ("pix2struct", "gradient"),
-        pytest.param("git", "libra_gradient", marks=pytest.mark.slow),
-        pytest.param("trocr", "libra_gradient", marks=pytest.mark.slow),
-        pytest.param("idefics3", "libra_gradient", marks=pytest.mark.slow),
-        pytest.param("paligemma", "libra_gradient", marks=pytest.mark.slow),
-        pytest.param("qwen2_5_vl", "gradient", marks=pytest.mark.slow),
+        slow("git", "libra_gradient"),
+        slow("trocr", "libra_gradient"),
+        slow("idefics3", "libra_gradient"),
+        slow("paligemma", "libra_gradient"),
+        slow("qwen2_5_vl", "gradient"),
     ],
 )
 def test_auto_is_the_rule_of_transformers_in_the_vision_tower(family: str, method: str, folders: Any) -> None:

@@ -21,6 +21,7 @@ from lit_viz.outputs.detectors import Candidates
 from lit_viz.types import Task
 from lit_viz.utils.parts import plain_arguments
 from tests.support.detectors import FAMILIES, NAMES, SIDE, detector
+from tests.support.marks import slow
 
 
 class Peak(Output):
@@ -300,9 +301,7 @@ def detected(net: Any, image: Tensor) -> set[tuple[str, bool]]:
     return found
 
 
-@pytest.mark.parametrize(
-    "goal", ["vanish", pytest.param("appear", marks=pytest.mark.slow), pytest.param("become", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("goal", ["vanish", slow("appear"), slow("become")])
 def test_classes_vanish_appear_and_become_others_in_a_box(goal: str, tmp_path: Path) -> None:
     net, image = yolo(), scene()
     assert detected(net, image) == {("cat", True), ("cat", False)}

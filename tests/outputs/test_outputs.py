@@ -42,6 +42,7 @@ from lit_viz.outputs import (
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.utils.parts import plain_arguments, public_path
 from tests.support.forgery import forge
+from tests.support.marks import slow
 from tests.support.verdicts import verdicts
 
 SIDE = 64
@@ -143,9 +144,7 @@ def cases() -> dict[str, tuple[nn.Module, Output]]:
     }
 
 
-@pytest.mark.parametrize(
-    "kind", ["regression", "embedding", "zero_shot", pytest.param("region", marks=pytest.mark.slow), "keypoint"]
-)
+@pytest.mark.parametrize("kind", ["regression", "embedding", "zero_shot", slow("region"), "keypoint"])
 def test_scores_and_gradients_equal_float64_autograd(kind: str, images: Tensor) -> None:
     network, output = cases()[kind]
     net = load(network, output)
@@ -207,10 +206,10 @@ def tiny_ssd(num_classes: int, **_: None) -> nn.Module:
     ("make", "layer"),
     [
         (tiny_ssd, "backbone.stem"),
-        pytest.param("ssdlite320_mobilenet_v3_large", "backbone.features.0", marks=pytest.mark.slow),
-        pytest.param("ssd300_vgg16", "backbone.features", marks=pytest.mark.slow),
-        pytest.param("fasterrcnn_mobilenet_v3_large_320_fpn", "backbone.fpn.inner_blocks.1", marks=pytest.mark.slow),
-        pytest.param("retinanet_resnet50_fpn", "backbone.fpn.inner_blocks.2", marks=pytest.mark.slow),
+        slow("ssdlite320_mobilenet_v3_large", "backbone.features.0"),
+        slow("ssd300_vgg16", "backbone.features"),
+        slow("fasterrcnn_mobilenet_v3_large_320_fpn", "backbone.fpn.inner_blocks.1"),
+        slow("retinanet_resnet50_fpn", "backbone.fpn.inner_blocks.2"),
     ],
 )
 def test_grad_cam_of_a_detector_reads_the_last_maps_on_which_all_scales_depend(make: Any, layer: str) -> None:
@@ -505,7 +504,7 @@ def test_a_caption_of_a_number_states_the_score_and_no_prediction(images: Tensor
     assert not any("predicted" in text for text in shown)
 
 
-@pytest.mark.parametrize("kind", ["regression", pytest.param("region", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["regression", slow("region")])
 def test_captum_agrees_on_numbers_and_regions(kind: str, images: Tensor) -> None:
     network, output = cases()[kind]
     run = lv.saliency(load(network, output), images, method=["gradient", "input_x_gradient"], captum="captum")

@@ -18,12 +18,13 @@ from lit_viz.errors import Interrupted
 from lit_viz.images.tiles import blend_weights, starts
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.runs.folder import FolderStorage
+from tests.support.marks import slow
 from tests.support.tiles import SIDE, Squares, Weighted, network_of, write_image
 
 OPTIONS: dict[str, Any] = {"captum": "none", "logger": "none", "target": 0}
 
 
-@pytest.mark.parametrize("overlap", [None, 0, 5, 12])
+@pytest.mark.parametrize("overlap", [None, slow(0), 5, slow(12)])
 @pytest.mark.parametrize("size", [(45, 61), (16, 16), (17, 40), (9, 40), (5, 7)])
 def test_a_map_of_single_pixels_is_that_of_the_whole_image(
     tmp_path: Path, size: tuple[int, int], overlap: int | None

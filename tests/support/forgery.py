@@ -17,9 +17,10 @@ from lit_viz.networks import Network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import RESULTS, SEGMENTS
 from lit_viz.runs.tar_store import storage_class
+from tests.support.marks import slow
 
 #: Stores of runs that are forged or damaged: what is stated of a record hardly depends on its store.
-STORES = ["files", pytest.param("tar", marks=pytest.mark.slow)]
+STORES = ["files", slow("tar")]
 
 
 def loaded(run: Path) -> FolderStorage:

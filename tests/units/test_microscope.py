@@ -30,6 +30,7 @@ from lit_viz.units.effects import ClassEffects, crop_box, receptive_field
 from lit_viz.units.pages import Crop, UnitPage, with_deviations
 from lit_viz.units.site import write_site
 from lit_viz.units.survey import TOP, channel_of, survey
+from tests.support.marks import slow
 from tests.support.networks import vit_network
 
 SIDE = 48
@@ -255,12 +256,7 @@ def test_the_command_counts_and_rejects(photographs: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
-    ("own", "function"),
-    [
-        pytest.param(survey_module, "_read", marks=pytest.mark.slow),
-        (Step, "finish"),
-        pytest.param(pages_module, "_crops", marks=pytest.mark.slow),
-    ],
+    ("own", "function"), [slow(survey_module, "_read"), (Step, "finish"), slow(pages_module, "_crops")]
 )
 def test_an_interrupted_command_names_itself(
     own: Any,

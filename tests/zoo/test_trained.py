@@ -32,6 +32,7 @@ from lit_viz.zoo import (
     read_card,
     weights_file,
 )
+from tests.support.marks import slow
 
 TRAINED = [name for name in NAMES if (WEIGHTS / f"{name}.json").is_file()]
 #: Smallest accuracy of 10,000 test images.
@@ -87,7 +88,7 @@ def test_accuracy_of_the_images_of_the_package(name: str, fashion: tuple[torch.T
     assert (network.channels, network.size) == (1, (28, 28))
 
 
-@pytest.mark.parametrize("name", ["planted_cnn", "planted_vit", pytest.param("planted_bands", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["planted_cnn", "planted_vit", slow("planted_bands")])
 def test_planted_networks_read_the_glyph_and_nothing_else(name: str) -> None:
     network = lv.load_network(f"zoo/{name}")
     draw, count = (planted_bands, 150) if name == "planted_bands" else (planted_images, 500)

@@ -19,6 +19,7 @@ from lit_viz.images.reading import read_photograph
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from lit_viz.runs.results import Outcome
+from tests.support.marks import slow
 from tests.support.networks import smooth_network
 from tests.support.runs import Traced, amend_items
 
@@ -207,7 +208,7 @@ def test_an_adversarially_trained_network_is_trusted() -> None:
     assert stronger_attacks(run.outcomes, logits_of(classifier), LINF, 0.05).reasons == []
 
 
-@pytest.mark.parametrize("norm", [pytest.param("linf", marks=pytest.mark.slow), "l2"])
+@pytest.mark.parametrize("norm", [slow("linf"), "l2"])
 @pytest.mark.parametrize(("network", "trusted"), [(Rounded, False), (Saturated, False), (smooth_network, True)])
 def test_every_image_of_a_plain_network_is_fooled_at_a_large_radius(
     norm: Any, network: Callable[[], nn.Module], trusted: bool

@@ -44,6 +44,7 @@ from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM, Evidence
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.utils.limits import MOST_ROWS
 from tests.support.attributions import MASK
+from tests.support.marks import slow
 from tests.support.networks import NAMES, Around, rectified, smooth_network
 from tests.support.verdicts import reasons
 
@@ -86,7 +87,7 @@ def is_of_captum(method: Attribution) -> bool:
 OF_CAPTUM = [name for name, kind in ATTRIBUTIONS.items() if is_of_captum(kind())]
 
 
-@pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6])
+@pytest.mark.parametrize("kind", [slow(nn.ReLU), nn.ReLU6])
 @pytest.mark.parametrize("name", OF_CAPTUM)
 def test_every_method_of_captum_passes_both_gates(name: str, kind: type[nn.Module]) -> None:
     agreement = checked(name, rectified(kind))
@@ -433,14 +434,7 @@ def test_a_map_of_many_evaluations_without_terms_is_stopped_at_the_time_limit(sm
     assert found.by_index[1].controls
 
 
-@pytest.mark.parametrize(
-    "methods",
-    [
-        pytest.param(["gradient"], marks=pytest.mark.slow),
-        ["gradient", "grad_cam"],
-        pytest.param(["smoothgrad", "gradient"], marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("methods", [slow(["gradient"]), ["gradient", "grad_cam"], slow(["smoothgrad", "gradient"])])
 def test_of_many_maps_one_of_each_method_is_compared_in_any_case(
     methods: list[str], smooth: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ from lit_viz.networks import Network
 from lit_viz.runs.evidence import MEAN_OF_IMAGES, NOT_IN_CAPTUM, ORIGINAL, SCALAR_TERMS, WHOLE_MAP, MapAgreement
 from lit_viz.runs.memory import MemoryOutcome
 from tests.support.attributions import MASK
+from tests.support.marks import slow
 from tests.support.networks import NAMES, Attending, rectified
 from tests.support.verdicts import captum, reasons
 
@@ -60,7 +61,7 @@ def agreement_of(run: Any) -> MapAgreement:
     return agreement
 
 
-@pytest.mark.parametrize("network", ["smooth", "rectified"])
+@pytest.mark.parametrize("network", [slow("smooth"), "rectified"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_correct_map_passes(name: str, network: str, smooth: Network) -> None:
     classifier = smooth if network == "smooth" else rectified()

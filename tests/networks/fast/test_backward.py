@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lit_viz.errors import LitVizError
 from lit_viz.networks.fast.backward import Backprop, Rectifier
 from lit_viz.outputs import load_network
+from tests.support.marks import slow
 from tests.support.networks import Lockable, Residual, Storing, conv_net, merged, scripted, trained
 
 BOTH: tuple[Backprop, ...] = ("guided", "deconvolution")
@@ -266,7 +267,7 @@ def test_other_nonlinearities_are_rejected(net: nn.Module, found: str) -> None:
         network.fast(backprop="guided")
 
 
-@pytest.mark.parametrize("whole", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.parametrize("whole", [slow(True), False])
 def test_a_compiled_network_is_rejected(whole: bool) -> None:
     net: Any = conv_net()
     if whole:

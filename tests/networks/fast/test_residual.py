@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lit_viz.networks import Network
 from lit_viz.networks.fast.residual import residual_branches, scale_branches
 from lit_viz.outputs import load_network
+from tests.support.marks import slow
 from tests.support.networks import Lockable, Residual, conv_net, merged, trained
 
 LABELS = ["apple", "banana", "cherry", "date"]
@@ -61,7 +62,7 @@ def test_branches_are_added_to_their_own_input() -> None:
         (lambda: torchvision.models.mobilenet_v2(weights=None), 10, "features.3.conv"),
         (lambda: timm.create_model("tf_efficientnet_lite0"), 9, "blocks.1.1.drop_path"),
         (lambda: timm.create_model("vit_tiny_patch16_224"), 24, "blocks.3.drop_path2"),
-        pytest.param(lambda: torchvision.models.vgg11(weights=None), 0, None, marks=pytest.mark.slow),
+        slow(lambda: torchvision.models.vgg11(weights=None), 0, None),
         (lambda: torchvision.models.squeezenet1_1(weights=None), 0, None),
     ],
     ids=["resnet18", "mobilenet_v2", "lite0", "vit", "vgg11", "squeezenet"],

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
+from tests.support.marks import slow
 from tests.support.networks import smooth_network
 
 
@@ -20,7 +21,7 @@ def gradient(network: Network, dtype: torch.dtype, weights: Tensor) -> Tensor:
     return scaled_gradient
 
 
-@pytest.mark.parametrize("network", ["smooth", pytest.param("lite0", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("network", ["smooth", slow("lite0")])
 def test_small_gradients_survive_float16(network: str, request: pytest.FixtureRequest) -> None:
     """Rows of different magnitudes, one of them zero; unscaled, the small ones are zero or noise."""
     classifier = request.getfixturevalue(network)
