@@ -548,7 +548,7 @@ def _print_results(run: Run) -> None:
         return
     if count <= MOST_PRINTED:
         records = run.records
-        _print_table(console, run.presentation.table(records), records)
+        _print_table(console, run.presentation.rows(records, run.evidence), records)
     elif count <= MOST_SUMMARIZED:
         classes = run.presentation.summary(run.records)
         _print_table(console, classes[:MOST_PRINTED])

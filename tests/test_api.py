@@ -67,8 +67,11 @@ def test_what_a_run_does_not_have_is_one_sentence() -> None:
     run = lv.saliency(network(), photographs(), target=1, method="gradient", captum="none")
     with pytest.raises(LitVizError, match=r"robust_accuracy requires an untargeted attack .*; got no attacked image"):
         _ = run.robust_accuracy
-    with pytest.raises(LitVizError, match="an outcome of a run is given by its index, got 'bag': from 0 on, they are"):
-        run["bag"]  # type: ignore[index]
+    for index in ("bag", 1.5, None):
+        text = f"an outcome of a run is given by its index, got {index!r}: from 0 on, they are"
+        with pytest.raises(LitVizError, match=text):
+            run[index]  # type: ignore[index]
+    assert [outcome.record.index for outcome in run[1:]] == [1, 2]  # type: ignore[index, attr-defined]
     assert len(list(run)) == 3
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from inspect import signature
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ class Run:
         return len(self.outcomes)
 
     def __getitem__(self, index: int) -> Outcome:
-        if isinstance(index, str):
+        if not isinstance(index, (SupportsIndex, slice)):
             names = ", ".join(outcome.record.name for outcome in self.outcomes[:_MOST_NAMES])
             raise LitVizError(f"an outcome of a run is given by its index, got {index!r}: from 0 on, they are {names}")
         return self.outcomes[index]

@@ -89,6 +89,7 @@ class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
     """Presentation of adversarial examples: the verdict on each file, and whether failures are credible."""
 
     result: ClassVar[str] = "adversarial image"
+    verdict_column: ClassVar[str] = "in the file"
     run_options: ClassVar[tuple[str, ...]] = ("explain", "rows")
     orders: ClassVar[Mapping[Rows, str]] = {
         "worst": ", robust ones and the largest changes first",

@@ -83,6 +83,7 @@ class Presentation(ABC, Generic[R]):
         files: patterns of the files and folders that only runs of this method contain.
         run_options: options of figure and evidence that apply to the method.
         task_options: formats of the task options that captions state.
+        verdict_column: column of the table that states what a task has reached.
         orders: what captions of figures state of the order of the rows, such as ``, the most probable first``.
     """
 
@@ -93,6 +94,7 @@ class Presentation(ABC, Generic[R]):
     files: ClassVar[tuple[str, ...]] = ()
     run_options: ClassVar[tuple[str, ...]] = ()
     task_options: ClassVar[Mapping[str, str]] = {}
+    verdict_column: ClassVar[str] = "status"
     orders: ClassVar[Mapping[Rows, str]] = {}
 
     def heading(self, records: Sequence[R]) -> str:
@@ -125,6 +127,15 @@ class Presentation(ABC, Generic[R]):
     @abstractmethod
     def table(self, records: Sequence[R]) -> list[TableRow]:
         """Return a row per record, by column."""
+
+    def rows(self, records: Sequence[R], evidence: Evidence) -> list[TableRow]:
+        """Return the table of a run; of a network that draws random numbers, each result is of one draw."""
+        rows = self.table(records)
+        if evidence.one_draw:
+            for record, row in zip(records, rows, strict=True):
+                if record.status == "done":
+                    row[self.verdict_column] += ", of one draw"
+        return rows
 
     def summary(self, records: Sequence[R]) -> list[TableRow]:
         """Return a row per class, the largest first, by column, for runs with more images than rows of a table."""

@@ -58,7 +58,7 @@ def write_report(folder: FolderStorage, presentation: Presentation, outcomes: Se
     """
     outcomes = folder.outcomes() if outcomes is None else outcomes
     config, records, evidence = folder.config, records_of(outcomes), folder.evidence()
-    rows = presentation.table(records)
+    rows = presentation.rows(records, evidence)
     places, others = _with_cards(records, presentation)
     more: list[TaskRow] = []
     for place in others[:MAX_ROWS]:
@@ -189,7 +189,7 @@ def run_html(
             summary=status_summary(record.status for record in records),
             figure=data_uri(png, width=2 * size["width"]),
             width=size["width"],
-            rows=presentation.table(records),
+            rows=presentation.rows(records, evidence or Evidence()),
             remark=remark,
             max_run_rows=MAX_RUN_ROWS,
             evidence=presentation.evidence_items(evidence or Evidence(), records),

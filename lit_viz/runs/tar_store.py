@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -26,14 +26,14 @@ from lit_viz.images.formats import FileFormat
 from lit_viz.images.reading import decode, encode_png, locate
 from lit_viz.images.rendering import Heat
 from lit_viz.rng import Key, generator_for
-from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.folder import FolderStorage, file_mismatch
 from lit_viz.runs.layout import TARS
 from lit_viz.runs.reading import array_of
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, R_co
 from lit_viz.runs.segments import MOST_TASKS, Contents, task_line
 from lit_viz.runs.stored import StoredRecords
-from lit_viz.runs.tars import NewTar, read_member
+from lit_viz.runs.tars import DamagedTar, NewTar, read_member
 from lit_viz.runs.writing import npy_of
 from lit_viz.types import Record
 from lit_viz.utils.files import json_line
@@ -147,7 +147,7 @@ class TarStorage(FolderStorage):
         return _StoredOutcomes(self.records(), self.outcome)
 
     def outcome(self, record: Record) -> Outcome:
-        return TarOutcome(record, self.path, self.read_source)
+        return TarOutcome(record, self.path, self.read_source, partial(self._contents, record.index))
 
     # -- the sample
 
@@ -178,11 +178,18 @@ class TarOutcome(Outcome[R_co]):
         record: its record.
         root: run folder.
         read_source: returns the photograph of a record from its file.
+        contents: returns the signature of the tar.
     """
 
-    def __init__(self, record: R_co, root: Path, read_source: Callable[[Record], Tensor] | None) -> None:
+    def __init__(
+        self,
+        record: R_co,
+        root: Path,
+        read_source: Callable[[Record], Tensor] | None,
+        contents: Callable[[], Contents],
+    ) -> None:
         super().__init__(record)
-        self._root, self._read_source = root, read_source
+        self._root, self._read_source, self._contents = root, read_source, contents
 
     def image(self) -> Tensor | None:
         record = self.record
@@ -225,15 +232,29 @@ class TarOutcome(Outcome[R_co]):
         if place is None:
             return None
         member = f"{place.rpartition('/')[0]}/{_prefix(self.record.key)}.{name}"
-        content = read_member(self._root, member, self.record.offset or 0)
+        content = self._member(member)
         return None if content is None else array_of(BytesIO(content), self._root / member)
 
     def _read(self, name: str) -> bytes:
-        content = read_member(self._root, name, self.record.offset or 0)
+        content = self._member(name)
         if content is None:
-            remedy = f"{command_line('resume', self._root)} computes its task again"
-            raise LitVizError(f"{self._root / name} is missing: {remedy}")
+            raise LitVizError(f"{self._root / name} is missing: {self._remedy(name)}")
         return content
+
+    def _member(self, name: str) -> bytes | None:
+        """Return the content of a file in the tar; None if the task has no such file."""
+        try:
+            return read_member(self._root, name, self.record.offset or 0)
+        except DamagedTar as error:
+            raise LitVizError(f"{error}: {self._remedy(name)}") from error
+
+    def _remedy(self, name: str) -> str:
+        """Return what helps if a file can't be read; a resume finds nothing to compute in a tar as it was written."""
+        tar = name.rpartition("/")[0]
+        signature = self._contents().files.get(tar)
+        if signature is not None and file_mismatch(self._root, tar, signature) is None:
+            return "its record was edited, so start another run"
+        return f"{command_line('resume', self._root)} computes its tasks again"
 
 
 class _StoredOutcomes(LazySequence[Outcome]):

@@ -14,13 +14,16 @@ from lit_viz.errors import LitVizError, first_line
 from lit_viz.runs.layout import TARS
 from lit_viz.runs.segments import Signature
 from lit_viz.utils.files import open_regular, temporary_path, translate_write_errors
-from lit_viz.utils.formatting import command_line
 
 #: Bytes that are buffered: a write takes as long as several small maps.
 _BUFFER = 1 << 20
 
 #: Most bytes of a name in a header of a tar; longer ones take two headers.
 _LONGEST_NAME = 100
+
+
+class DamagedTar(LitVizError):
+    """A task in a tar can't be read; the text has no remedy."""
 
 
 class NewTar:
@@ -115,7 +118,7 @@ def read_member(root: Path, name: str, offset: int) -> bytes | None:
         offset: position of the first member of the task.
 
     Raises:
-        LitVizError: the tar is missing, damaged, or cut.
+        DamagedTar: the tar is missing, damaged, or cut, or has no task at this position.
     """
     tar, _, member = name.rpartition("/")
     path = root / tar
@@ -131,6 +134,5 @@ def read_member(root: Path, name: str, offset: int) -> bytes | None:
                     if not found.name.startswith(task):
                         break
     except (tarfile.TarError, ValueError, OSError, OverflowError) as error:  # the offset may be of a forger
-        remedy = f"{command_line('resume', root)} computes its tasks again"
-        raise LitVizError(f"{path} is damaged ({first_line(error)}): {remedy}") from error
+        raise DamagedTar(f"{path} is damaged ({first_line(error)})") from error
     return None

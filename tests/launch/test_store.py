@@ -26,6 +26,7 @@ from lit_viz.runs.records import read_record
 from lit_viz.runs.tar_store import to_half
 from lit_viz.runs.verification import Unverified
 from lit_viz.types import Record
+from tests.support.forgery import forge, loaded
 from tests.support.marks import slow
 from tests.support.shards import stop_at
 
@@ -242,6 +243,21 @@ def test_check_names_a_damaged_tar(damage: str, stored: Path) -> None:
         path.write_bytes(content[:600] + b"x" + content[601:])
     with pytest.raises(Unverified, match=r"000001\.tar"):
         lv.check(stored)
+
+
+def test_a_task_that_is_not_at_its_place_in_a_tar_has_a_remedy_that_works(stored: Path) -> None:
+    place = loaded(stored).records().of_index(1).offset
+    for offset in (place, -512):
+        forge(stored, 0, "offset", offset)
+        with pytest.raises(LitVizError, match=r"000000\.tar.*: its record was edited, so start another run"):
+            lv.check(stored)
+    forge(stored, 0, "offset", 0)
+    path = stored / "tars" / "000000.tar"
+    path.write_bytes(bytes(512) + path.read_bytes()[512:])
+    with pytest.raises(Unverified, match=r"lit-viz resume .* computes its tasks again"):
+        lv.check(stored)
+    lv.resume(stored)
+    assert lv.check(stored)
 
 
 def test_check_names_missing_photographs(stored: Path, photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -301,6 +301,9 @@ def test_results_of_a_network_that_draws_are_of_one_draw(tmp_path: Path, capsys:
     assert text in " ".join(capsys.readouterr().err.split())
     assert text in (tmp_path / "run" / "report.html").read_text()
     assert text in " ".join(part.get_text() for part in run.figure().texts)
+    (row,) = run.presentation.rows(run.records, run.evidence)
+    assert row["in the file"].endswith(", of one draw")
+    assert f"<td>{row['in the file']}</td>" in str(run._repr_html_())
     plain = nn.Sequential(body(), nn.Flatten())
     other = lv.attack(load_network(plain, size=24), torch.rand(1, 3, 24, 24), attack="pgd", iterations=2)
     assert other.evidence.one_draw is None
