@@ -23,6 +23,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from tests.support.attributions import MEAN, STD, Normalized, made
+from tests.support.marks import slow
 from tests.support.networks import Lockable, conv_net
 
 
@@ -51,18 +52,19 @@ def same(actual: Tensor, expected: Tensor) -> bool:
 
 TARGETS = [3, 0]
 NETS = [
-    pytest.param(conv_net(), 16, "4", id="batch norm that is not folded"),
-    pytest.param(conv_net(), 16, "3", id="changed in place later"),
-    pytest.param(conv_net(), 18, None, id="default, with as many channels as rows"),
-    pytest.param(made(torchvision.models.resnet18), 40, "layer3.0.conv2", id="resnet18", marks=pytest.mark.slow),
-    pytest.param(made(torchvision.models.squeezenet1_1), 40, "features", id="squeezenet"),
+    pytest.param(conv_net, 16, "4", id="batch norm that is not folded"),
+    pytest.param(conv_net, 16, "3", id="changed in place later"),
+    pytest.param(conv_net, 18, None, id="default, with as many channels as rows"),
+    slow(lambda: made(torchvision.models.resnet18), 40, "layer3.0.conv2", id="resnet18"),
+    pytest.param(lambda: made(torchvision.models.squeezenet1_1), 40, "features", id="squeezenet"),
 ]
 
 
 @pytest.mark.filterwarnings("ignore:Setting .* hooks:UserWarning")
 @pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize(("net", "size", "layer"), NETS)
-def test_grad_cam_equals_captum(net: nn.Module, size: int, layer: str | None, relu: bool) -> None:
+@pytest.mark.parametrize(("build", "size", "layer"), NETS)
+def test_grad_cam_equals_captum(build: Callable[[], nn.Module], size: int, layer: str | None, relu: bool) -> None:
+    net = build()
     x, method = photographs(size), GradCAM(layer, relu=relu)
     actual = our(method, network_of(net, size), x)
     model = Normalized(net)
@@ -73,8 +75,9 @@ def test_grad_cam_equals_captum(net: nn.Module, size: int, layer: str | None, re
 
 
 @pytest.mark.filterwarnings("ignore:Setting .* hooks:UserWarning")
-@pytest.mark.parametrize(("net", "size", "layer"), NETS)
-def test_guided_grad_cam_equals_captum(net: nn.Module, size: int, layer: str | None) -> None:
+@pytest.mark.parametrize(("build", "size", "layer"), NETS)
+def test_guided_grad_cam_equals_captum(build: Callable[[], nn.Module], size: int, layer: str | None) -> None:
+    net = build()
     x, method = photographs(size), GuidedGradCAM(layer)
     actual = our(method, network_of(net, size), x)
     model = Normalized(net)
@@ -194,19 +197,22 @@ def test_the_last_block_of_a_transformer_gives_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("net", "size", "layer"),
+    ("build", "size", "layer"),
     [
-        (conv_net(), 16, "5"),
-        (torchvision.models.resnet18(), 64, "layer4"),
-        (torchvision.models.squeezenet1_1(), 64, "classifier.2"),
-        (torchvision.models.mobilenet_v2(), 64, "features"),
-        (Lockable(conv_net()), 16, "inner.5"),
-        (torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4]), 32, "permute"),
-        (torchvision.models.VisionTransformer(16, 8, 2, 2, 12, 24), 16, "encoder.layers.encoder_layer_1.ln_1"),
-        (timm.models.MlpMixer(img_size=16, patch_size=8, num_blocks=1, embed_dim=12), 16, "norm"),
+        (conv_net, 16, "5"),
+        (torchvision.models.resnet18, 64, "layer4"),
+        (torchvision.models.squeezenet1_1, 64, "classifier.2"),
+        (torchvision.models.mobilenet_v2, 64, "features"),
+        (lambda: Lockable(conv_net()), 16, "inner.5"),
+        (lambda: torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4]), 32, "permute"),
+        (lambda: torchvision.models.VisionTransformer(16, 8, 2, 2, 12, 24), 16, "encoder.layers.encoder_layer_1.ln_1"),
+        (lambda: timm.models.MlpMixer(img_size=16, patch_size=8, num_blocks=1, embed_dim=12), 16, "norm"),
     ],
 )
-def test_the_default_is_the_last_layer_before_places_are_pooled(net: nn.Module, size: int, layer: str) -> None:
+def test_the_default_is_the_last_layer_before_places_are_pooled(
+    build: Callable[[], nn.Module], size: int, layer: str
+) -> None:
+    net = build()
     method = GradCAM()
     method.bind(network_of(net, size))
     assert method.layers == (layer,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import captum.attr
@@ -31,12 +32,12 @@ def wide(net: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("net", "size"),
+    ("build", "size"),
     [
-        (wide(conv_net()), 16),
-        slow(made(resnet18), 40),
-        (made(squeezenet1_1), 40),
-        slow(made(mobilenet_v2, width_mult=0.25), 40),
+        (lambda: wide(conv_net()), 16),
+        slow(lambda: made(resnet18), 40),
+        (lambda: made(squeezenet1_1), 40),
+        slow(lambda: made(mobilenet_v2, width_mult=0.25), 40),
     ],
     ids=["relu6", "resnet18", "squeezenet", "mobilenet_v2"],
 )
@@ -44,7 +45,10 @@ def wide(net: nn.Module) -> nn.Module:
     ("method", "reference"),
     [(GuidedBackprop(), captum.attr.GuidedBackprop), (Deconvolution(), captum.attr.Deconvolution)],
 )
-def test_guided_methods_equal_captum(net: nn.Module, size: int, method: GuidedBackprop, reference: Any) -> None:
+def test_guided_methods_equal_captum(
+    build: Callable[[], nn.Module], size: int, method: GuidedBackprop, reference: Any
+) -> None:
+    net = build()
     x = torch.rand(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     network = load_network(net.eval(), size=size, mean=MEAN, std=STD)
     expected = reference(Normalized(net)).attribute(x.clone().requires_grad_(), TARGETS).detach()

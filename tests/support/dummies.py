@@ -715,7 +715,7 @@ def fashion_dummy(classes: int = 10) -> nn.Module:
         Edit(
             "lit_viz/zoo/cards.py",
             "from lit_viz.zoo.networks import fashion_dummy\n",
-            "from lit_viz.errors import LitVizError, did_you_mean\n",
+            "from lit_viz.errors import LitVizError\n",
         ),
         Edit(
             "lit_viz/zoo/cards.py",
