@@ -75,6 +75,8 @@ def run(module: ImageTraining, tasks: TaskQueue, options: RunOptions) -> Run:
             loggers and callbacks are used too.
         captum: ``captum`` compares saliency maps with Captum for 15 seconds, ``auto`` for as long as the run took, but
             between 1 and 15 seconds, and ``none`` compares none. The first map of each method is compared in any case.
+        faithfulness: measure the saliency maps by insertion, deletion, sensitivity and randomization, and compare their
+            methods in a table and a figure.
         localize: localize objects by the saliency maps.
         boxes: file or folder of reference boxes, with which the boxes of the maps are compared.
         explain: draw the saliency maps of photographs and adversarial examples.

@@ -58,6 +58,7 @@ class RunOptions:
     logging: LoggerSettings | None = None
     trainer: pl.Trainer | Mapping[str, Any] | None = None
     captum: Check = "auto"
+    faithfulness: bool = False
     localize: bool = False
     boxes: str | Path | None = None
     explain: bool = False

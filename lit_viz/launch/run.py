@@ -623,6 +623,7 @@ def evidence_settings(options: RunOptions, notify: Notify) -> EvidenceSettings:
     """Return the settings of the evidence at the end of a run."""
     return EvidenceSettings(
         captum=options.captum,
+        faithfulness=options.faithfulness,
         localize=options.localize,
         boxes=options.boxes,
         explain=options.explain,
@@ -651,7 +652,8 @@ def check_settings(
         if is_requested and name not in verifier_of(type(module)).applicable:
             raise LitVizError(f"{name} does not apply to {type(module).__name__}: leave it out")
     at_end = evidence_settings(options, notify or ignore)
-    return replace(at_end, at_end_of_run=False, faithfulness=faithfulness, trust=trust, images=files)
+    measures = faithfulness or at_end.faithfulness
+    return replace(at_end, at_end_of_run=False, faithfulness=measures, trust=trust, images=files)
 
 
 def check_folder(module: ImageTraining, options: RunOptions, folder: FolderStorage, settings: EvidenceSettings) -> bool:
@@ -697,6 +699,10 @@ def complete(
     if settings is not None:
         with sample.captions():
             passed = verify_outcomes(module, sample.outcomes, folder, settings)
+        if settings.faithfulness and folder.evidence().faithfulness is not None:
+            comparison = sample.faithfulness()
+            settings.notify(comparison.table())
+            comparison.save(folder.path)
     if draws:
         sample.draw()  # the figure shows evidence
     write_report(folder, sample.presentation, sample.outcomes)

@@ -149,7 +149,7 @@ _SPECS = (
         config="auto",
         part="method",
         varying=("target",),
-        shown=frozenset({"target", "label", "against", "method", "tolerance", "reducer", "overlays", "captum"}),
+        shown=frozenset({"target", "label", "against", "method", "reducer", "overlays", "captum", "faithfulness"}),
     ),
     _AttackSpec(
         name="attack",

@@ -62,8 +62,16 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
     title: ClassVar[str] = "Saliency maps"
     command: ClassVar[str] = "saliency"
     result: ClassVar[str] = "map"
-    files: ClassVar[tuple[str, ...]] = ("masks", "maps", "localization.*")
-    run_options: ClassVar[tuple[str, ...]] = ("scale", "overlays", "rows", "captum", "localize", "boxes")
+    files: ClassVar[tuple[str, ...]] = ("masks", "maps", "localization.*", "comparison.*")
+    run_options: ClassVar[tuple[str, ...]] = (
+        "scale",
+        "overlays",
+        "rows",
+        "captum",
+        "faithfulness",
+        "localize",
+        "boxes",
+    )
     task_options: ClassVar[Mapping[str, str]] = {"gamma": "gamma {:g}", "method": "{}"}
     orders: ClassVar[Mapping[Rows, str]] = {
         "worst": ", errors and the least probable classes first",

@@ -41,7 +41,7 @@ MAX_CONFUSION_ROWS = 12
 MAX_ROWS = 5000  # of the table of tasks without a card
 MAX_EVIDENCE_ROWS = 100
 MAX_RUN_ROWS = 20  # of the table in a notebook
-_EVIDENCE_FIGURES = ("evidence.png", "localization.png", "explained.png")
+_EVIDENCE_FIGURES = ("evidence.png", "comparison.png", "localization.png", "explained.png")
 
 
 def write_report(folder: FolderStorage, presentation: Presentation, outcomes: Sequence[Outcome] | None = None) -> Path:

@@ -21,7 +21,7 @@ from lit_viz.utils.files import open_regular, parse_object, read_regular_text, w
 _MASKS = "masks/*"  # results that are computed with the evidence
 _FACTS = (CONFIG, QUEUE, f"{SEGMENTS}/*.jsonl", _MASKS)
 _DRAWINGS = ("figure.*", "figure_*", "evolution.*", "maps/*")
-_EVIDENCE = ("evidence.*", "localization.*", "explained.*")
+_EVIDENCE = ("evidence.*", "localization.*", "explained.*", "comparison.*")
 _EXPORTS = (RESULTS, METRICS)
 _DERIVED = (*_DRAWINGS, *_EVIDENCE, *_EXPORTS, REPORT)
 

@@ -77,7 +77,11 @@ def test_faithfulness_is_stated_by_method(smooth: Network, figures: Any, tmp_pat
     labels = smooth.scores(PHOTOGRAPHS).argmax(1).tolist()
     options: dict[str, Any] = {"label": labels[:3], "captum": "none", "logger": "none"}
     methods = [lv.attributions.SmoothGrad(0.05), lv.attributions.SmoothGrad(0.5)]
-    run = lv.saliency(smooth, PHOTOGRAPHS[:3], method=methods, iterations=2, out=tmp_path / "run", **options)
+    out = tmp_path / "run"
+    run = lv.saliency(smooth, PHOTOGRAPHS[:3], method=methods, iterations=2, out=out, faithfulness=True, **options)
+    assert sorted(path.name for path in out.glob("comparison.*")) == ["comparison.csv", "comparison.png"]
+    assert "comparison.png" in (out / "report.html").read_text()
+    assert lv.check(out, smooth)
     frame = run.faithfulness().to_pandas()
     assert frame["method"].tolist() == ["SmoothGrad, sigma 0.05", "SmoothGrad, sigma 0.5", "random map (control)"]
     assert frame["photographs"].tolist() == [3, 3, 3]
@@ -91,9 +95,12 @@ def test_faithfulness_is_stated_by_method(smooth: Network, figures: Any, tmp_pat
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == frame["method"].tolist()
     other = lv.saliency(smooth, PHOTOGRAPHS[:3], method="gradient", **options)
-    table = lv.compare([tmp_path / "run", other]).table()
+    table = lv.compare([out, other]).table()
     assert "gradient" in table
     assert "SmoothGrad" in table
+    assert other.faithfulness().rows[0]["insertion_count"] == 3
+    with pytest.raises(LitVizError, match="faithfulness does not apply to adversarial examples"):
+        lv.attack(smooth, PHOTOGRAPHS[:1], faithfulness=True)
 
 
 def test_attacks_are_compared_at_their_radii_by_the_command(
