@@ -561,7 +561,7 @@ def _print_results(run: Run) -> None:
     if run.folder is not None:
         figures, evolutions = (sorted(run.folder.glob(f"{name}.*")) for name in ("figure", "evolution"))
         print_line(f"\nresults  {run.folder}")
-        for figure in figures:
+        for figure in [*figures, *run.folder.glob("comparison.png")]:
             print_line(f"figure   {figure}")
         print_line(f"report   {run.folder}/report.html")
         files = " and ".join(file.name for file in [*figures, *evolutions])

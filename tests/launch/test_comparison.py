@@ -181,3 +181,14 @@ def test_the_command_runs_several_attacks_at_the_radius_of_those_with_one(
     with pytest.raises(SystemExit):
         main([*words[:-1], "pgd,dnd"])
     assert "there is no attack 'dnd'; did you mean 'ddn'?" in capsys.readouterr().err
+
+
+def test_the_command_states_the_table_of_methods(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["saliency", "zoo:fashion/bag_18", "--network", "zoo/fashion_cnn", "--logger", "none", "--captum", "none"]
+    main([*words, "--method", "gradient,input_x_gradient", "--out", "maps", "--faithfulness"])
+    printed = capsys.readouterr()
+    assert "random map (control)" in printed.err
+    assert "figure   maps/comparison.png" in printed.out
