@@ -376,7 +376,7 @@ def test_evidence_in_words() -> None:
         "files": {"read": 3, "fooled": 2, "wrong": ["dog"]},
         "trust": {"reasons": ["it is masked"], "tried": ["restarts"]},
         "captum": {"version": "1", "passed": False, "maps": [agreement], "unchecked": unchecked},
-        "pictures": {"read": 2, "same": 2},
+        "pictures": {"read": 2, "same": 2, "wrong": []},
         "transfer": {"judges": {}},
     }
     evidence = Evidence.from_dict(content)
@@ -410,7 +410,7 @@ def test_evidence_in_words() -> None:
 
 
 def test_evidence_of_no_file_has_no_verdict() -> None:
-    items = part_items(Evidence(files=FileEvidence(read=0, wrong=[]), pictures=ImageEvidence(read=0, same=0)))
+    items = part_items(Evidence(files=FileEvidence(read=0, wrong=[]), pictures=ImageEvidence(read=0, same=0, wrong=[])))
     assert [item.verdict for item in items] == ["no verdict"] * 2
     assert [item.text for item in items] == ["No file was verified.", "No image was verified."]
 
