@@ -290,7 +290,7 @@ class Probe(Callback):
             folder = create_run(epoch_folder(self.out, epoch), module, probe=self.name, global_step=trainer.global_step)
             for result in results:
                 folder.add_result(result)
-            folder.finish()
+            folder.commit()
             write_report(folder, presentation_of(type(module)))
             folder.seal()
         errors = [result.record.error for result in results if result.record.status == "failed"]

@@ -28,10 +28,10 @@ from lit_viz.errors import LitVizError, Terminated
 from lit_viz.presentations import presentation_of, recorded_method
 from lit_viz.report.page import write_report
 from lit_viz.runs.access import run_lock
-from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import REPORT
-from lit_viz.runs.results import Storage
+from lit_viz.runs.memory import Storage
+from lit_viz.runs.verification import LastCheckpoint
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.files import check_writable, plain
 from lit_viz.utils.process import single_thread_executor
@@ -92,7 +92,7 @@ class RunWriter(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the results."""
         self._wait(0)
-        self.storage.finish()
+        self.storage.commit()
         if self.storage.is_slow:
             self._writer.shutdown()
 

@@ -27,7 +27,6 @@ from lit_viz.images.formats import FileFormat
 from lit_viz.methods import AdversarialExample
 from lit_viz.runs.evidence import (
     DiagnosisEvidence,
-    DiagnosisPart,
     Evidence,
     FileEvidence,
     RobustnessEvidence,
@@ -209,7 +208,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
             tried += harder.tried
         return EvidencePart(Evidence(trust=DiagnosisEvidence(reasons=reasons, tried=tried, harder=harder)))
 
-    def _stronger_attacks(self) -> DiagnosisPart | None:
+    def _stronger_attacks(self) -> DiagnosisEvidence | None:
         """Return the results of stronger attacks, which ``trust`` selects, or else of an earlier check."""
         settings, attack, original = self.settings, self.module.attack, self.module.network
         if not settings.trust:

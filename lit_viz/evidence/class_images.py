@@ -84,7 +84,15 @@ def _image_evidence(
     flag = ""
     if deviation is not None and deviation < -UNNATURAL:
         flag = "unnatural"
-    return ImageNaturalness.of(record, photographs=photographs, layers=figures, deviation=deviation, flag=flag)
+    return ImageNaturalness(
+        index=record.index,
+        name=record.name,
+        target_name=record.target_name,
+        photographs=photographs,
+        layers=figures,
+        deviation=deviation,
+        flag=flag,
+    )
 
 
 def photographs_by_class(network: Network, photographs: Sequence[str | Path]) -> tuple[list[str], list[int]]:

@@ -19,14 +19,15 @@ from lit_viz.evidence.attacks.mismatches import mismatches
 from lit_viz.evidence.attacks.robustness import wilson_interval
 from lit_viz.evidence.comparison import goal_task
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier, means
+from lit_viz.images.formats import PICTURE
 from lit_viz.images.reading import decode, encode_png
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.photographs import resolve
 from lit_viz.methods.universal_perturbation import magnification
 from lit_viz.runs.evidence import Evidence, FileEvidence
-from lit_viz.runs.reading import exact_image, read_image
 from lit_viz.runs.records import UniversalRecord, has_several_radii, label_with_eps
 from lit_viz.runs.results import Outcome, records_of
+from lit_viz.runs.task_files import exact_image
 from lit_viz.types import Curve, Picture, Record, Task
 from lit_viz.utils.parts import short_name
 
@@ -164,7 +165,7 @@ def _file_image(picture: Picture | None) -> Tensor | None:
     """Return the image ``(C, H, W)`` in [0, 1] of a file, or as a file has it."""
     if picture is None:
         return None
-    return read_image(picture) if isinstance(picture, Path) else decode(encode_png(picture))
+    return PICTURE.read(picture) if isinstance(picture, Path) else decode(encode_png(picture))
 
 
 def _photograph(picture: Picture | None) -> Tensor | None:

@@ -16,8 +16,8 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError, WriteError, first_line
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.memory import MemoryStorage
-from lit_viz.runs.results import Outcome, R, Storage, records_of
+from lit_viz.runs.memory import MemoryStorage, Storage
+from lit_viz.runs.results import Outcome, R, records_of
 from lit_viz.utils.formatting import Notify, ignore
 from lit_viz.utils.imports import import_by_path
 

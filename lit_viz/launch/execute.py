@@ -41,14 +41,13 @@ from lit_viz.launch.trainer import STOPPED_BEFORE_EVIDENCE, build_trainer, conti
 from lit_viz.networks import Network
 from lit_viz.presentations import presentation_of
 from lit_viz.runs.access import is_run, run_lock
-from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import EVIDENCE, REPORT
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.results import records_of
 from lit_viz.runs.seal import is_drawing, is_evidence
 from lit_viz.runs.tar_store import open_run
-from lit_viz.runs.verification import foreign_files_text
+from lit_viz.runs.verification import LastCheckpoint, foreign_files_text
 from lit_viz.types import Task
 from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize, remark, warn_caller
 from lit_viz.utils.process import is_rank_zero, tune_allocator
@@ -267,7 +266,7 @@ def _run_in_folder(
         if checkpoint.is_untouched(queue.tasks):
             changed = checkpoint.changed_files
             names = incomplete_loggers(folder, names)
-            if folder.is_shard:
+            if folder.shard:
                 send(f"{folder.path} is complete: nothing is computed")
         else:
             checkpoint.check_sources(queue.tasks)
@@ -285,7 +284,7 @@ def _run_in_folder(
             queue.finished = folder.segments.finished
             fit(trainer, options, module, queue, [RunWriter(folder), log, Progress(notify)])
         run = Run(module, queue.tasks, options, folder)
-        if not folder.is_shard:
+        if not folder.shard:
             _complete(run, module, options, folder, send, changed)
         elif changed:  # evidence, figure and report are made when the shards are merged
             folder.seal()

@@ -19,9 +19,9 @@ from lit_viz.launch.options import RunOptions, extra_files
 from lit_viz.networks import Network
 from lit_viz.runs.access import is_run
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.identity import CHANGEABLE
 from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.segments import segment_files
+from lit_viz.runs.stored import CHANGEABLE
 from lit_viz.runs.tar_store import open_run, storage_class
 from lit_viz.types import Record, Task, index_of
 from lit_viz.utils.files import plain

@@ -43,7 +43,8 @@ from lit_viz.report.page import run_html, write_report
 from lit_viz.runs.access import check_new, is_run, run_lock
 from lit_viz.runs.evidence import ONE_DRAW, Evidence
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.results import Outcome, Storage
+from lit_viz.runs.memory import Storage
+from lit_viz.runs.results import Outcome
 from lit_viz.runs.seal import is_drawing
 from lit_viz.runs.stitching import tiled_images, write_maps
 from lit_viz.runs.stored import StoredTasks
@@ -140,7 +141,7 @@ class Run:
     @property
     def is_shard(self) -> bool:
         """Whether the run has the tasks of a shard, without evidence, figure and report."""
-        return isinstance(self._storage, FolderStorage) and self._storage.is_shard
+        return isinstance(self._storage, FolderStorage) and self._storage.shard is not None
 
     def endings(self) -> Endings:
         """Return how the tasks have ended. The records are read one by one, and need not fit into memory."""

@@ -14,12 +14,11 @@ from lit_viz.engine.shards import Shard
 from lit_viz.errors import ArgumentError, require
 from lit_viz.launch.merge import shard_folders
 from lit_viz.runs.access import is_run
-from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage, write_exports
 from lit_viz.runs.layout import CONFIG, LAST_CHECKPOINT, MANIFEST, SEGMENTS
 from lit_viz.runs.seal import Seal
 from lit_viz.runs.segments import segment_files
-from lit_viz.runs.verification import verify_segments
+from lit_viz.runs.verification import LastCheckpoint, verify_segments
 
 
 @dataclass(frozen=True)

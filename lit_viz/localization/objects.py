@@ -26,8 +26,9 @@ from lit_viz.images.rasters import mask_of
 from lit_viz.images.reading import Box, Photograph, encode_png, to_uint8
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
 from lit_viz.runs.evidence import LocalizationEvidence, LocalizedObject
+from lit_viz.runs.memory import Storage
 from lit_viz.runs.records import SaliencyRecord
-from lit_viz.runs.results import Outcome, Storage
+from lit_viz.runs.results import Outcome
 from lit_viz.utils.files import write_bytes
 from lit_viz.utils.imports import required
 from lit_viz.utils.limits import MOST_ROWS

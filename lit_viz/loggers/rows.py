@@ -22,7 +22,8 @@ from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow, RunResult
 from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import RECORDED
-from lit_viz.runs.reading import top5_of
+from lit_viz.runs.results import curves_of, metric_names, snapshots_of, task_curves
+from lit_viz.runs.task_files import top5_of
 from lit_viz.types import Curve, Picture, Record, Task, slug
 from lit_viz.utils.limits import MOST_IN_GRIDS
 
@@ -140,7 +141,7 @@ class FolderRows:
         tasks = {task.key: task for task in self.tasks}
         records = {record.key: record for record in self.folder.records()}
         names = names_of(self.tasks)
-        for key, iteration, metrics in self.folder.metrics.snapshots():
+        for key, iteration, metrics in snapshots_of(self.folder.metrics()):
             if key in tasks:
                 snapshot = Snapshot(tasks[key], iteration, metrics)
                 yield partial(self._log_snapshot, names[snapshot.task.index], snapshot, records.get(key))
@@ -170,8 +171,9 @@ class FolderRows:
     def _mean_rows(self) -> Iterator[LogRow]:
         """Yield a row per iteration with the means over all tasks."""
         means: dict[int, dict[str, float]] = defaultdict(dict)
-        for metric in self.folder.metrics.names():  # one at a time, because all curves of many tasks need much memory
-            curves = self.folder.metrics.curves(metric).values()
+        # One at a time, because all curves of many tasks need much memory.
+        for metric in metric_names(self.folder.metrics()):
+            curves = task_curves(self.folder.metrics(), metric).values()
             for iteration in _iterations(curves):
                 mean = _mean(curves, iteration)
                 if mean is not None:
@@ -231,7 +233,7 @@ class _TaskGrid:
 
     @cached_property
     def _curves(self) -> Mapping[str, Mapping[str, Curve]]:
-        return {task.key: self._folder.curves(task.key) for task in self._tasks}
+        return {task.key: curves_of(self._folder.contents(task.index).rows) for task in self._tasks}
 
     @cached_property
     def _records(self) -> Mapping[int, Record]:

@@ -31,7 +31,8 @@ from lit_viz.loggers.base import (
 )
 from lit_viz.presentations import EvidenceItem
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.reading import top5_of
+from lit_viz.runs.results import task_curves
+from lit_viz.runs.task_files import top5_of
 from lit_viz.types import Record
 from lit_viz.utils.files import delete_entry, write_text
 from lit_viz.utils.formatting import Notify, command_line
@@ -179,7 +180,7 @@ def _cell(value: Any) -> Any:
 def _iteration_table(folder: FolderStorage) -> wandb.Table:
     """Return a table with a row per logged image, which W&B groups by task and iteration."""
     table = wandb.Table(columns=["task", "iteration", "image", "probability", "prediction"], allow_mixed_types=True)
-    curves = folder.metrics.curves("probability")
+    curves = task_curves(folder.metrics(), "probability")
     remaining = _MAX_IMAGES
     for task in folder.queue():
         probabilities = dict(curves.get(task.key, ()))

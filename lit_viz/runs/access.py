@@ -94,9 +94,6 @@ def folder_lock(path: Path, run: Path | None = None) -> Iterator[None]:
 def check_entries(path: Path) -> None:
     """Reject links out of a run folder, so that nothing outside is written, deleted or embedded, and files whose
     content may be endless.
-
-    Raises:
-        LitVizError: there is a link to another place, or a FIFO, device or socket.
     """
     root = path.resolve()
     for folder, folders, files in os.walk(path):
@@ -128,11 +125,7 @@ def is_run(path: str | Path) -> bool:
 
 
 def check_is_run(path: str | Path) -> None:
-    """Check that a path is the folder of a run.
-
-    Raises:
-        LitVizError: it is not.
-    """
+    """Check that a path is the folder of a run."""
     if not is_run(path):
         raise LitVizError(f"{path} is not a lit_viz run: give the folder that a run was written to")
 
@@ -143,11 +136,7 @@ def is_empty(path: Path) -> bool:
 
 
 def check_usable(path: Path) -> None:
-    """Check that a path is missing, an empty folder or a run.
-
-    Raises:
-        LitVizError: it is a file, or a folder with other content.
-    """
+    """Check that a path is missing, an empty folder or a run."""
     with creation_errors(path):
         is_usable = not path.exists() or is_empty(path) or is_run(path)
         is_file = path.is_file()
@@ -163,13 +152,8 @@ def check_usable(path: Path) -> None:
 def check_new(path: Path, overwrite: bool = False, extra_files: Sequence[str] = ()) -> None:
     """Check that a run can be created in a folder.
 
-    Args:
-        path: a missing or empty folder, or with ``overwrite`` a run.
-        overwrite: whether an existing run may be replaced. Folders with other files are never deleted.
-        extra_files: patterns of the files of methods and loggers.
-
-    Raises:
-        LitVizError: the path is a file, or the folder is not empty.
+    With ``overwrite``, an existing run may be replaced, unless the folder has files that are neither of the run nor
+    match ``extra_files``, the patterns of methods and loggers.
     """
     check_usable(path)
     if not is_run(path):
@@ -194,22 +178,13 @@ def entries_to_delete(path: Path, extra_files: Sequence[str]) -> list[Path]:
     config = path / CONFIG
     if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(MARK):
         raise LitVizError(f"{path} is not a lit_viz run, so overwrite=True doesn't delete it: choose another folder")
-    entries: list[Path] = []
-    foreign: list[str] = []
-    for entry in sorted(path.iterdir()):
-        if entry.name in (LOCK, CONFIG):
-            continue
-        entries.append(entry)
-        if not _is_file_of_run(entry.name, extra_files):
-            foreign.append(entry.name)
+    entries = sorted(entry for entry in path.iterdir() if entry.name not in (LOCK, CONFIG))
+    patterns = (*_FILES, *extra_files)
+    foreign = [entry.name for entry in entries if not any(fnmatch(entry.name, pattern) for pattern in patterns)]
     if foreign:
         names = ", ".join(foreign[:3])
         raise LitVizError(f"{path} also holds {names}, which is not of the run: move it away before overwrite=True")
     return [*entries, config]
-
-
-def _is_file_of_run(name: str, extra_files: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in (*_FILES, *extra_files))
 
 
 @contextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
+
+from typing_extensions import Self
 
 from lit_viz.types import JsonObject
 from lit_viz.utils.formatting import pluralize
@@ -16,8 +18,6 @@ NOT_IN_CAPTUM, NOT_CHECKED = "not in Captum", "not checked"
 CAPTUM, ORIGINAL = "Captum", "original network"
 #: How a map is verified: by itself, or by a test of its sum and some of its terms.
 WHOLE_MAP, MEAN_OF_IMAGES, SCALAR_TERMS = "whole map", "mean of images", "scalar terms"
-
-AnyMapEvidence = TypeVar("AnyMapEvidence", bound="MapEvidence")
 
 # -- class images and adversarial files
 
@@ -78,11 +78,6 @@ class ImageNaturalness(JsonObject):
     deviation: float | None = None
     flag: str | None = None
 
-    @classmethod
-    def of(cls, record: Any, **values: Any) -> ImageNaturalness:
-        """Return the evidence for the image of a record."""
-        return cls(index=record.index, name=record.name, target_name=record.target_name, **values)
-
 
 class NaturalnessEvidence(JsonObject):
     """Comparison of class images with photographs of their classes; ``photographs`` is the number of all."""
@@ -126,11 +121,13 @@ class RobustnessEvidence(JsonObject):
     files: str | None = None
 
 
-class DiagnosisPart(JsonObject):
-    """Signs of a failed attack, as clauses, and the names of the diagnostics."""
+class DiagnosisEvidence(JsonObject):
+    """Signs of a failed attack, as clauses, and the names of the diagnostics; ``harder`` are those of the stronger
+    attacks, if they were run."""
 
     reasons: Sequence[str]
     tried: Sequence[str]
+    harder: DiagnosisEvidence | None = None
 
     @property
     def sentence(self) -> str:
@@ -143,12 +140,6 @@ class DiagnosisPart(JsonObject):
             return "No diagnosis: no attacked image."
         checks = f" (checked: {', '.join(self.tried)})" if self.tried else ""
         return f"{verdict}{checks}."
-
-
-class DiagnosisEvidence(DiagnosisPart):
-    """The complete diagnosis; ``harder`` are the results of the stronger attacks, if they were run."""
-
-    harder: DiagnosisPart | None = None
 
 
 class TransferCounts(JsonObject):
@@ -187,7 +178,7 @@ class MapEvidence(JsonObject):
     target_name: str | None
 
     @classmethod
-    def of(cls: type[AnyMapEvidence], record: Any, **values: Any) -> AnyMapEvidence:
+    def of(cls, record: Any, **values: Any) -> Self:
         """Return the evidence for the map of a record."""
         return cls(**{name: getattr(record, name) for name in ("index", "name", "method", "target_name")}, **values)
 
@@ -229,10 +220,8 @@ class MapAgreement(MapEvidence):
     Attributes:
         passed: whether all gates are passed.
         family: how the map was verified: :data:`WHOLE_MAP`, :data:`MEAN_OF_IMAGES` or :data:`SCALAR_TERMS`.
-        reference: :data:`CAPTUM` or :data:`ORIGINAL`. Both are absent in runs of earlier versions: the whole map and
-            Captum.
-        terms, recomputed: number of the terms of the map, and of those that were recomputed, if it was verified by
-            them.
+        reference: :data:`CAPTUM` or :data:`ORIGINAL`.
+        terms, recomputed: number of the terms, and of those that were recomputed, of a map that was verified by them.
         formula: gate of the formula, of a whole map.
         sum: gate of the sum, of a map that was verified by its terms.
         delivered: gate of the delivered map or its terms.
@@ -334,23 +323,6 @@ class LocalizationEvidence(JsonObject):
 
 #: What a network that draws random numbers means for results.
 ONE_DRAW = "The network draws random numbers: each result and each success is of one draw."
-#: What is missing without a part of the evidence, by its name.
-_MISSING: Mapping[str, str] = {
-    "captum": "Maps not compared",
-    "naturalness": "Class images not compared with photographs",
-    "files": "Files not verified",
-    "pictures": "Files not verified",
-    "held_out": "Class images not verified by held-out networks",
-    "explanation": "Saliency maps of the attack not drawn",
-    "survivors": "Members of the ensemble not verified",
-    "robustness": "Robustness not verified",
-    "trust": "Failed attacks not verified",
-    "transfer": "Transfer not verified",
-    "faithfulness": "Saliency metrics not computed",
-    "localization": "Objects not localized",
-    "texts": "Texts not verified",
-    "records": "Records not verified",
-}
 
 
 class Evidence(JsonObject):
@@ -410,7 +382,4 @@ class Evidence(JsonObject):
     @property
     def failure_texts(self) -> Mapping[str, str]:
         """A sentence by name of each part that raised an exception."""
-        texts: dict[str, str] = {}
-        for name, reason in (self.failures or {}).items():
-            texts[name] = f"{_MISSING.get(name, f'{name} not verified')}: {reason}."
-        return texts
+        return {name: f"Evidence {name} not computed: {reason}." for name, reason in (self.failures or {}).items()}

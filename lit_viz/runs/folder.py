@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache, partial
@@ -29,10 +30,7 @@ from lit_viz.runs.access import (
     is_run,
 )
 from lit_viz.runs.evidence import Evidence
-from lit_viz.runs.identity import queue_digest, run_digest
-from lit_viz.runs.metrics import HEADER, Metrics, curves_of
-from lit_viz.runs.reading import FolderOutcome, frames_of
-from lit_viz.runs.results import Outcome, Storage
+from lit_viz.runs.results import HEADER, Outcome, csv_lines
 from lit_viz.runs.seal import NOT_OF_THE_RUN, Mismatch, Seal, is_derived, is_evidence, signatures
 from lit_viz.runs.segments import (
     CHANGED,
@@ -45,10 +43,19 @@ from lit_viz.runs.segments import (
     record_values,
     segment_files,
     task_line,
+    with_record,
 )
-from lit_viz.runs.stored import QueuePart, StoredRecords, StoredTasks, check_inside, queue_part, stored_tasks
-from lit_viz.runs.writing import write_frames, write_result
-from lit_viz.types import Curve, Record, Task, index_of, key_of
+from lit_viz.runs.stored import (
+    QueuePart,
+    StoredRecords,
+    StoredTasks,
+    check_inside,
+    queue_digest,
+    run_digest,
+    stored_tasks,
+)
+from lit_viz.runs.task_files import FolderOutcome, frames_of, write_frames, write_result
+from lit_viz.types import Record, Task, index_of, key_of
 from lit_viz.utils.checking import wrong_value
 from lit_viz.utils.files import (
     FORMAT,
@@ -103,27 +110,22 @@ def _stored_config(path: Path, version: object) -> dict[str, Any]:
     return config
 
 
-class FolderStorage(Storage):
+class FolderStorage:
     """A run folder, from :meth:`create` or :meth:`open`.
 
     Files are written as they come. What belongs to the run is decided by :meth:`commit`: the files are flushed to the
     disk, and then a segment with the tasks that have finished appears by a rename. Only rank zero writes.
 
-    Args:
-        path: the folder.
-
     Attributes:
-        metrics: the rows of metrics.
         in_progress: what is written for the tasks that are not finished, by index.
     """
 
     is_slow: ClassVar[bool] = True
-    path: Path
+    keeps_snapshots: ClassVar[bool] = True
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.metrics = Metrics(self._task_rows)
-        self.in_progress: dict[int, Contents] = {}
+        self.in_progress: dict[int, Contents] = defaultdict(Contents)
         self._pending: dict[int, str] = {}  # lines of finished tasks by index, until the next commit
         self._snapshots = 0  # with metrics, in the run so far
         self._segments: TaskSegments | None = None
@@ -140,7 +142,13 @@ class FolderStorage(Storage):
         check_is_run(path)
         folder = cls(path)
         check_entries(folder.path)
-        folder.check()
+        check_format(str(folder.path), folder.recorded.get("format"))
+        listed = Seal.read(folder.path).files
+        for name in (layout.CONFIG, layout.QUEUE):
+            if name in listed and signatures(folder.path, [name])[name] != listed[name]:
+                raise LitVizError(
+                    f"{folder.path / name} was changed after the start of the run: restore it, or start another run"
+                )
         return folder
 
     @classmethod
@@ -160,11 +168,7 @@ class FolderStorage(Storage):
         return cls(path)
 
     def clear(self, extra_files: Sequence[str] = ()) -> None:
-        """Delete the files of an existing run.
-
-        Raises:
-            LitVizError: the folder contains other files, or cannot be deleted.
-        """
+        """Delete the files of an existing run."""
         with translate_write_errors(self.path):
             if is_empty(self.path):
                 return
@@ -175,21 +179,13 @@ class FolderStorage(Storage):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Content of ``config.yaml``: the resolved options and :attr:`recorded`.
-
-        Raises:
-            LitVizError: the file is no YAML, or has no options in it.
-        """
+        """Content of ``config.yaml``: the resolved options and :attr:`recorded`."""
         path = self.path / layout.CONFIG
         return dict(_stored_config(path, file_version(path)))
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """Provenance of the run: method, versions, network.
-
-        Raises:
-            LitVizError: a value has another type.
-        """
+        """Provenance of the run: method, versions, network."""
         recorded: dict[str, Any] = self.config.get(layout.RECORDED) or {}
         read = recorded
         if isinstance(recorded, Mapping):
@@ -199,20 +195,6 @@ class FolderStorage(Storage):
             raise LitVizError(f"{self.path / layout.CONFIG} is damaged ({layout.RECORDED}: {wrong}): restore it")
         return recorded
 
-    def check(self) -> None:
-        """Check the format, and compare configuration and queue with the seal.
-
-        Raises:
-            LitVizError: the run has another format, or its configuration or queue was changed.
-        """
-        check_format(str(self.path), self.recorded.get("format"))
-        listed = Seal.read(self.path).files
-        for name in (layout.CONFIG, layout.QUEUE):
-            if name in listed and signatures(self.path, [name])[name] != listed[name]:
-                raise LitVizError(
-                    f"{self.path / name} was changed after the start of the run: restore it, or start another run"
-                )
-
     @cached_property
     def digest(self) -> str:
         """What identifies the run in the lines of its tasks: queue, network, module, tasks and precision."""
@@ -221,47 +203,35 @@ class FolderStorage(Storage):
         return run_digest(self.config, self.recorded.get("weights_sha256"), whole)
 
     def queue(self) -> StoredTasks:
-        """Return the tasks of the run; none if it was killed before they were written.
-
-        Raises:
-            LitVizError: a line is no task.
-        """
+        """Return the tasks of the run; none if it was killed before they were written."""
         path = self.path / layout.QUEUE
         return stored_tasks(path, file_version(path))
 
     @property
     def part(self) -> QueuePart | None:
         """What the queue of a shard, or of a merge of some shards, is a part of; None of a whole run."""
-        return queue_part(self.path / layout.QUEUE)
+        return self.queue().part
 
     @property
-    def is_shard(self) -> bool:
-        """Whether the run is a shard of another."""
-        part = self.part
-        return part is not None and part.shard is not None
+    def shard(self) -> str | None:
+        """The shard of a run, ``0/3``; None of a whole or merged run."""
+        return None if self.part is None else self.part.shard
 
     def task(self, index: int) -> Task:
         return self.queue().of_index(index)
 
     def records(self) -> StoredRecords:
-        """Return the records of finished tasks, in task order.
-
-        Raises:
-            LitVizError: a line is no record, or of an unknown task, or a recorded file is outside the folder.
-        """
+        """Return the records of finished tasks, in task order."""
         return StoredRecords(self.path, self.segments, self.queue())
 
     def not_done(self) -> Iterator[Record]:
+        records = self.records()
         for index, status in sorted(self.segments.finished.items()):
             if status != "done":
-                yield self.records().of_index(index)
+                yield records.of_index(index)
 
     def evidence(self) -> Evidence:
-        """Return the content of ``evidence.json``; without parts if it is missing.
-
-        Raises:
-            LitVizError: a part has another type.
-        """
+        """Return the content of ``evidence.json``; without parts if it is missing."""
         path = self.path / layout.EVIDENCE
         if not path.exists():
             return Evidence()
@@ -317,7 +287,7 @@ class FolderStorage(Storage):
             self._counts = dict(self._segments.counts)
             return self._segments
 
-    def _contents(self, index: int) -> Contents:
+    def contents(self, index: int) -> Contents:
         """Return files and rows of a task."""
         in_progress = self.in_progress.get(index)
         if in_progress is not None:
@@ -331,12 +301,12 @@ class FolderStorage(Storage):
             return Contents()
         return Contents(values["files"], values["rows"])
 
-    def _task_rows(self) -> Iterator[tuple[str, list[Any]]]:
-        """Yield key and rows of each task, finished ones first; see :class:`~lit_viz.runs.metrics.Metrics`."""
+    def metrics(self) -> Iterator[tuple[str, list[Any]]]:
+        """Yield key and rows of metrics of each task, finished ones first."""
         for values in self.segments.all():
             yield key_of(values["index"], values["record"]["name"]), values["rows"]
         for index in sorted({*self._pending, *self.in_progress}):
-            yield self.task(index).key, self._contents(index).rows
+            yield self.task(index).key, self.contents(index).rows
 
     def mismatches(self) -> Iterator[tuple[int, Mismatch]]:
         """Yield the files of finished tasks that are not as written, with the index of the task."""
@@ -354,14 +324,10 @@ class FolderStorage(Storage):
 
     def damaged_segments(self) -> list[Mismatch]:
         """Return the segments that are not as written; those of a complete run are compared with its seal too."""
-        found = [Mismatch(f"{layout.SEGMENTS}/{name}", reason) for name, reason in self.segments.damaged.items()]
-        seal = Seal.read(self.path)
-        if seal.is_complete:
-            names = {mismatch.name for mismatch in found}
-            found += [
-                mismatch for mismatch in seal.mismatches(self.path, layout.SEGMENTS) if mismatch.name not in names
-            ]
-        return found
+        damaged = {f"{layout.SEGMENTS}/{name}": reason for name, reason in self.segments.damaged.items()}
+        for mismatch in Seal.read(self.path).mismatches(self.path, layout.SEGMENTS):
+            damaged.setdefault(mismatch.name, mismatch.reason)
+        return [Mismatch(name, reason) for name, reason in damaged.items()]
 
     def foreign_files(self) -> list[Mismatch]:
         """Return the files in the folders of tasks that are of no task."""
@@ -401,17 +367,11 @@ class FolderStorage(Storage):
             for index, name in list(task_files(self.path)):
                 continues = index in in_progress and name in in_progress[index].files
                 if index not in segments.finished and not continues:
-                    self._delete_task_file(name)
+                    (self.path / name).unlink()
+                    with suppress(OSError):  # its folder has other files
+                        (self.path / name).parent.rmdir()
         self._pending.clear()
-        self.in_progress, self._snapshots = dict(in_progress), snapshots
-
-    def _delete_task_file(self, name: str) -> None:
-        """Delete a file of a task, and the folder of its task if it is empty then."""
-        path = self.path / name
-        path.unlink()
-        if path.parent.parent != self.path:
-            with suppress(OSError):  # it has other files
-                path.parent.rmdir()
+        self.in_progress, self._snapshots = defaultdict(Contents, in_progress), snapshots
 
     def amend(self, records: Iterable[Record]) -> None:
         """Replace the records of finished tasks by these. A sealed run is not complete until it is sealed again."""
@@ -423,19 +383,10 @@ class FolderStorage(Storage):
             return
 
         def change(index: int, line: str) -> str:
-            if index not in amended:
-                return line
-            values = parse_object(line) or {}
-            contents = Contents(values["files"], values["rows"]).text()
-            record = amended[index]
-            return task_line(record, self.digest, json_line(record.to_dict())[:-1], contents)
+            return with_record(line, amended[index]) if index in amended else line
 
-        self.segments.rewrite(change, amended, before=self._unseal)
+        self.segments.rewrite(change, amended, before=partial(Seal.withdraw, self.path))
         self._segments = None
-
-    def _unseal(self) -> None:
-        if Seal.read(self.path).is_complete:
-            Seal.write(self.path, complete=False)
 
     def merge_evidence(self, evidence: Evidence) -> None:
         """Replace these parts of ``evidence.json``; the other parts remain."""
@@ -471,13 +422,13 @@ class FolderStorage(Storage):
         """Write the frames of a snapshot; its metrics are written with the finished task."""
         write_frames(snapshot, self._write)
         if snapshot.metrics:
-            self._in_progress(snapshot.task.index).add_row(self._snapshots, snapshot.iteration, snapshot.metrics)
+            self.in_progress[snapshot.task.index].add_row(self._snapshots, snapshot.iteration, snapshot.metrics)
             self._snapshots += 1
 
     def add_result(self, result: Result) -> Record:
         """Write image and array of a finished task; return its record, which the next :meth:`commit` writes."""
         record = write_result(result, self._write)
-        contents = self._in_progress(record.index)
+        contents = self.in_progress[record.index]
         text = json_line(record.to_dict())[:-1]
         self._pending[record.index] = task_line(record, self.digest, text, contents.text())
         del self.in_progress[record.index]
@@ -506,8 +457,7 @@ class FolderStorage(Storage):
 
     def _next_segment(self) -> str:
         """Return the name of the next segment, which no shard of the run repeats."""
-        part = queue_part(self.path / layout.QUEUE)
-        start = "" if part is None or part.shard is None else part.shard.replace("/", "of") + "-"
+        start = "" if self.shard is None else self.shard.replace("/", "of") + "-"
         numbers = [int(path.stem.rpartition("-")[2]) for path in segment_files(self.path)]
         return f"{start}{max(numbers, default=-1) + 1:06d}"
 
@@ -515,11 +465,7 @@ class FolderStorage(Storage):
         """Write a file of a task: its name starts with the task's key in one of the folders."""
         self._check_exists()
         write_bytes(self.path / name, content, sync=False)
-        self._in_progress(index_of(name.split("/")[1])).add_file(name, content)
-
-    def _in_progress(self, index: int) -> Contents:
-        """Return the contents of a task in progress."""
-        return self.in_progress.setdefault(index, Contents())
+        self.in_progress[index_of(name.split("/")[1])].add_file(name, content)
 
     def _check_exists(self) -> None:
         if not is_run(self.path):
@@ -530,18 +476,18 @@ class FolderStorage(Storage):
     def outcomes(self) -> Sequence[Outcome]:
         return [self.outcome(record) for record in self.records()]
 
+    def sample(self) -> Sequence[Outcome]:
+        """Return the outcomes that figure, report and evidence are of: of many tasks, only some."""
+        return self.outcomes()
+
     def outcome(self, record: Record) -> Outcome:
         """Return the outcome of a record."""
-        return FolderOutcome(record, self.path, partial(self._contents, record.index))
+        return FolderOutcome(record, self.path, partial(self.contents, record.index))
 
     def frames(self, key: str) -> Mapping[str, Sequence[tuple[int, Path]]]:
         """Return the logged images of a task, also of one in progress; see
-        :func:`~lit_viz.runs.reading.frames_of`."""
-        return frames_of(self.path, key, self._contents(index_of(key)))
-
-    def curves(self, key: str) -> Mapping[str, Curve]:
-        """Return the metrics of a task, also of one in progress, by name as (iteration, value)."""
-        return curves_of(self._contents(index_of(key)).rows)
+        :func:`~lit_viz.runs.task_files.frames_of`."""
+        return frames_of(self.path, key, self.contents(index_of(key)))
 
 
 def write_exports(folders: Sequence[FolderStorage], root: Path) -> None:
@@ -562,7 +508,7 @@ def _metric_lines(folders: Sequence[FolderStorage]) -> Iterator[str]:
     for folder in folders:
         if not folder.keeps_snapshots:
             continue
-        for line in filter(None, folder.metrics.lines()):
+        for line in filter(None, csv_lines(folder.metrics())):
             yield header + line
             header = ""
 

@@ -26,13 +26,8 @@ MARK = "# lit_viz run\n"
 RECORDED = "recorded"
 
 
-def frame_name(iteration: int) -> str:
-    """Return the file name of a frame, as in ``iter_000050.png``."""
-    return f"iter_{iteration:06d}.png"
-
-
 def iteration_of(frame: Path) -> int:
-    """Return the iteration at the end of a frame's file name; -1 for other names."""
+    """Return the iteration at the end of a frame's file name, as in ``iter_000050.png``; -1 for other names."""
     number = frame.stem.rpartition("_")[2]
     return int(number) if number.isdecimal() else -1
 

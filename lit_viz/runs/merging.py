@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lit_viz.errors import LitVizError
-from lit_viz.runs.checkpoint import write_checkpoint
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.identity import queue_digest
 from lit_viz.runs.layout import LOCK, QUEUE, SEGMENTS
 from lit_viz.runs.seal import Seal
 from lit_viz.runs.segments import TaskSegments, of_run
-from lit_viz.runs.stored import QueuePart, StoredTasks
+from lit_viz.runs.stored import QueuePart, StoredTasks, queue_digest
+from lit_viz.runs.verification import write_checkpoint
 from lit_viz.utils.files import delete_entry, json_line, translate_write_errors, write_lines
 
 

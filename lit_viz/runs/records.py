@@ -16,8 +16,6 @@ from lit_viz.utils.checking import wrong_value
 
 #: Most probable classes as (name, probability).
 Ranking = Sequence[tuple[str, float | None]]
-
-
 #: Probability of its class that the network gives a class image, at least; of another one the optimization failed.
 LEAST_PROBABILITY = 0.5
 
@@ -116,6 +114,8 @@ class VisualizationRecord(ContrastRecord, abstract=True):
 
 class ClassImageRecord(VisualizationRecord):
     """An image with a target class."""
+
+    judges: Mapping[str, Judgment] | None = field(default_factory=dict)
 
 
 class LayerImageRecord(VisualizationRecord):
@@ -273,7 +273,7 @@ class AdversarialRecord(AttackRecord, PhotographRecord, kind="adversarial_exampl
     l0: float | None = None
     ssim: float | None = None
     psnr: float | None = None
-    top5: Sequence[tuple[str, float | None]] | None = None
+    top5: Ranking | None = None
     text_before: str | None = None
     against: int | None = None
     boxes_before: Sequence[NamedBox] | None = None

@@ -1,12 +1,13 @@
-"""The outcomes of a run, and the storage that holds them: a run folder or memory."""
+"""The outcomes of a run, and the rows of its metrics."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
-from typing import Any, ClassVar, Generic
+from operator import itemgetter
+from typing import Any, Generic
 
 from PIL import Image
 from torch import Tensor
@@ -16,8 +17,7 @@ from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.formats import FileFormat
 from lit_viz.images.rendering import side_by_side
-from lit_viz.runs.evidence import Evidence
-from lit_viz.types import Curve, Picture, Record, Task
+from lit_viz.types import Curve, Picture, Record
 from lit_viz.utils.formatting import probability_text
 
 #: Class of the records of a method.
@@ -26,16 +26,19 @@ R_co = TypeVar("R_co", bound=Record, covariant=True, default=Record)
 
 
 class Outcome(Generic[R_co]):
-    """The outcome of a task. Images and arrays are read when they are accessed; without a storage there are none.
+    """The outcome of a task in memory; those of a run folder read their images and arrays when they are accessed.
 
     A notebook displays the photograph, if there is one, next to the final image.
 
     Args:
         record: its record.
+        result: its images and arrays. Default: none.
+        snapshots: what was logged, in order of iteration.
     """
 
-    def __init__(self, record: R_co) -> None:
+    def __init__(self, record: R_co, result: Result | None = None, snapshots: Sequence[Snapshot] = ()) -> None:
         self.record = record
+        self._result, self._snapshots = result, snapshots
 
     def __repr__(self) -> str:
         probability = "" if self.record.probability is None else f", {probability_text(self.record.probability)}"
@@ -59,27 +62,31 @@ class Outcome(Generic[R_co]):
     @property
     def has_image(self) -> bool:
         """Whether there is a final image."""
-        return self.record.file is not None
+        return self.record.file is not None or (self._result is not None and self._result.image is not None)
 
     def image(self) -> Tensor | None:
         """Return the final image ``(C, H, W)`` in [0, 1]; None if the task failed before it had one."""
-        return None
+        return None if self._result is None else self._result.image
 
     def file_image(self) -> Tensor | None:
         """Return the final image as its file has it, which evidence is about; None if there is none."""
-        return self.image()
+        image = self.image()
+        if image is None or self._result is None:
+            return image
+        file_format = FileFormat.of(self.record.format)
+        return file_format.decode(file_format.encode(image))
 
     def array(self) -> Tensor | None:
         """Return the raw float32 result; None if it would repeat the image."""
-        return None
+        return None if self._result is None else self._result.array
 
     def terms(self) -> Tensor | None:
         """Return what was recorded of the terms of a saliency map ``(evaluations, ...)``; None if nothing was."""
-        return None
+        return None if self._result is None else self._result.terms
 
     def source(self) -> Tensor | None:
         """Return the photograph ``(C, H, W)`` in [0, 1] as the network received it; None if there is none."""
-        return None
+        return None if self._result is None else self._result.source
 
     def photograph(self) -> Tensor | None:
         """Return the bands ``(1, H, W)`` or ``(3, H, W)`` of the photograph that are drawn; None if there is none."""
@@ -99,7 +106,7 @@ class Outcome(Generic[R_co]):
 
     def perturbed_images(self) -> Sequence[PerturbedImage]:
         """Return the photographs of a universal perturbation; none for other tasks."""
-        return ()
+        return () if self._result is None else self._result.perturbed_images
 
     def frames(self, name: str = "image") -> Sequence[tuple[int, Picture]]:
         """Return the logged images as (iteration, image), in order of iteration.
@@ -107,11 +114,16 @@ class Outcome(Generic[R_co]):
         Args:
             name: ``image``, or of additional images of the iterations, such as ``difference``.
         """
-        return ()
+        frames: list[tuple[int, Picture]] = []
+        for snapshot in self._snapshots:
+            image = snapshot.image if name == "image" else snapshot.extra_images.get(name)
+            if image is not None:
+                frames.append((snapshot.iteration, image))
+        return frames
 
     def curves(self) -> Mapping[str, Curve]:
         """Return the logged metrics by name, as (iteration, value) in order of iteration."""
-        return {}
+        return curves_of((0, snapshot.iteration, snapshot.metrics) for snapshot in self._snapshots)
 
     def curve(self, metric: str) -> Curve:
         """Return a metric as (iteration, value).
@@ -131,80 +143,63 @@ class Outcome(Generic[R_co]):
         return self.curves().get(metric, ())
 
     def amend(self, **values: Any) -> None:
-        """Replace fields of the record; :meth:`Storage.amend` stores them."""
+        """Replace fields of the record; ``amend`` of the storage stores them."""
         self.record = self.record.amend(**values)
-
-
-class Storage(ABC):
-    """The results of a run.
-
-    Attributes:
-        path: run folder; None in memory.
-        is_slow: whether writing takes so long that a thread does it.
-        keeps_snapshots: whether snapshots are added.
-    """
-
-    is_slow: ClassVar[bool] = False
-    keeps_snapshots: ClassVar[bool] = True
-    path: Path | None
-
-    @abstractmethod
-    def add_snapshot(self, snapshot: Snapshot) -> None:
-        """Add a snapshot of a task."""
-
-    @abstractmethod
-    def add_result(self, result: Result) -> Record:
-        """Add a finished task; return its record as it is stored."""
-
-    def commit(self) -> dict[str, Any]:
-        """Make what has finished so far part of the run; return what a checkpoint states of the store."""
-        return {}
-
-    def finish(self) -> None:
-        """Complete the results of a run."""
-        self.commit()
-
-    @abstractmethod
-    def task(self, index: int) -> Task:
-        """Return a task of the run."""
-
-    @abstractmethod
-    def records(self) -> Sequence[Record]:
-        """Return the records of finished tasks, in task order."""
-
-    @abstractmethod
-    def outcomes(self) -> Sequence[Outcome]:
-        """Return the outcomes of finished tasks, in task order."""
-
-    def not_done(self) -> Iterable[Record]:
-        """Return the records of finished tasks with another status than ``done``."""
-        return [record for record in self.records() if record.status != "done"]
-
-    def sample(self) -> Sequence[Outcome]:
-        """Return the outcomes that figure, report and evidence are of: of many tasks, only some."""
-        return self.outcomes()
-
-    @abstractmethod
-    def amend(self, records: Iterable[Record]) -> None:
-        """Replace the records of finished tasks by these."""
-
-    @abstractmethod
-    def evidence(self) -> Evidence:
-        """Return the evidence of the run; without parts if none was computed."""
-
-    @abstractmethod
-    def merge_evidence(self, evidence: Evidence) -> None:
-        """Replace these parts of the evidence; the other parts remain."""
-
-    @abstractmethod
-    def save(self, path: str | Path) -> Storage:
-        """Write the run to a new run folder, with its checkpoint; return it.
-
-        Raises:
-            LitVizError: the folder exists, or the disk is full.
-        """
 
 
 def records_of(outcomes: Iterable[Outcome[R]]) -> list[R]:
     """Return the records of outcomes."""
     return [outcome.record for outcome in outcomes]
+
+
+#: First line of ``metrics.csv``.
+HEADER = "task,iteration,metric,value\n"
+
+
+#: Key and rows of each task, in task order.
+TaskRows = Iterable[tuple[str, list[Any]]]
+
+
+def metric_names(tasks: TaskRows) -> list[str]:
+    """Return the names of all metrics, sorted."""
+    names: set[str] = set()
+    for _, rows in tasks:
+        for _, _, values in rows:
+            names.update(values)
+    return sorted(names)
+
+
+def task_curves(tasks: TaskRows, metric: str) -> dict[str, Curve]:
+    """Return a metric of all tasks: by ``task.key``, (iteration, value) in order of iteration."""
+    curves = {key: curves_of(rows).get(metric, []) for key, rows in tasks}
+    return {key: curve for key, curve in curves.items() if curve}
+
+
+def snapshots_of(tasks: TaskRows) -> list[tuple[str, int, dict[str, float]]]:
+    """Return ``task.key``, iteration and metrics of each snapshot, in the order in which they were logged."""
+    snapshots: list[tuple[int, str, int, dict[str, float]]] = []
+    for key, rows in tasks:
+        for number, iteration, values in rows:
+            metrics = {name: float(value) for name, value in values.items()}
+            snapshots.append((number, key, iteration, metrics))
+    snapshots.sort(key=itemgetter(0))
+    return [snapshot[1:] for snapshot in snapshots]
+
+
+def csv_lines(tasks: TaskRows) -> Iterator[str]:
+    """Yield the lines of ``metrics.csv`` about each task, without the header."""
+    for key, rows in tasks:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        for _, iteration, values in rows:
+            writer.writerows((key, iteration, name, f"{float(value):.9g}") for name, value in values.items())
+        yield text.getvalue()
+
+
+def curves_of(rows: Iterable[Any]) -> dict[str, Curve]:
+    """Return the metrics of a task by name, as (iteration, value) in order of iteration."""
+    curves: dict[str, dict[int, float]] = {}
+    for _, iteration, values in rows:
+        for name, value in values.items():
+            curves.setdefault(name, {})[iteration] = float(value)
+    return {name: sorted(curve.items()) for name, curve in curves.items()}

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from lit_viz.runs.layout import CONFIG, MANIFEST, METRICS, QUEUE, REPORT, RESULTS, SEGMENTS
@@ -42,23 +43,16 @@ def signatures(root: Path, names: Iterable[str]) -> dict[str, Signature]:
     return by_name
 
 
-def is_derived(name: str) -> bool:
-    """Return whether a file of a run can be drawn or computed again from the others."""
-    return _matches(name, _DERIVED)
-
-
-def is_drawing(name: str) -> bool:
-    """Return whether a file of a run is its figure or animation, or a map that is stitched from tiles."""
-    return _matches(name, _DRAWINGS)
-
-
-def is_evidence(name: str) -> bool:
-    """Return whether a file of a run is computed with its evidence."""
-    return _matches(name, (*_EVIDENCE, _MASKS))
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def _matches(patterns: Iterable[str], name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+#: Whether a file of a run can be drawn or computed again from the others.
+is_derived = partial(_matches, _DERIVED)
+#: Whether a file of a run is its figure or animation, or a map that is stitched from tiles.
+is_drawing = partial(_matches, _DRAWINGS)
+#: Whether a file of a run is computed with its evidence.
+is_evidence = partial(_matches, (*_EVIDENCE, _MASKS))
 
 
 @dataclass(frozen=True)
@@ -112,13 +106,17 @@ class Seal:
         files = signatures(root, _run_files(root) if complete else [CONFIG, QUEUE])
         write_text(root / MANIFEST, json.dumps({"complete": complete, "files": files}, indent=0) + "\n")
 
-    def mismatches(self, root: Path, start: str = "") -> Iterator[Mismatch]:
-        """Yield the files of a complete run, except those of its tasks, that are not as listed.
+    @staticmethod
+    def withdraw(root: Path) -> None:
+        """State that a run is not complete, if it was."""
+        if Seal.read(root).is_complete:
+            Seal.write(root, complete=False)
 
-        Args:
-            root: run folder.
-            start: start of the names that are compared.
-        """
+    def mismatches(self, root: Path, start: str = "") -> Iterator[Mismatch]:
+        """Yield the files of a complete run, except those of its tasks, that are not as listed; none of another run.
+        Only names with this start are compared."""
+        if not self.is_complete:
+            return
         present = signatures(root, (name for name in _run_files(root) if name.startswith(start)))
         for name, expected in self.files.items():
             if not name.startswith(start):

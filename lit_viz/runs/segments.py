@@ -16,31 +16,113 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from lit_viz.errors import LitVizError
 from lit_viz.runs.layout import SEGMENTS
-from lit_viz.runs.lines import IndexedLines
 from lit_viz.types import Record
 from lit_viz.utils.files import (
     atomic_write,
     json_line,
     lines_with_offsets,
+    open_regular,
     parse_object,
     sync_filesystem,
     translate_write_errors,
 )
 
+#: Task indices are less, since they are stored in 64 bits.
+INDEX_LIMIT = 2**62
+_MOST_OPEN = 64  # files at a time: those of a merged run alternate
+_MOST_CHARACTERS = 1 << 26
+
+
+class IndexedLines(Mapping[int, str]):
+    """Lines of files by task index, in task order; there is one about each task.
+
+    A line takes 24 bytes of memory.
+
+    Args:
+        paths: the files. Their lines must keep their places.
+        entries: task index, number of the file and offset of each line.
+
+    Attributes:
+        indices: task index of each line, int64 ``(N,)``, ascending.
+        files: number of the file of each line, ``(N,)``.
+    """
+
+    def __init__(self, paths: Sequence[Path], entries: Iterable[tuple[int, int, int]]) -> None:
+        values = array("q")
+        for entry in entries:
+            values.extend(entry)
+        self.paths = paths
+        table = np.array(values, np.int64).reshape(-1, 3)
+        self.indices, self.files, self._offsets = table[np.argsort(table[:, 0])].T.copy()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return map(int, self.indices)
+
+    def __contains__(self, index: object) -> bool:
+        return isinstance(index, int) and self._position(index) is not None
+
+    def __getitem__(self, index: int) -> str:
+        position = self._position(index)
+        if position is None:
+            raise KeyError(index)
+        return self.at(position)
+
+    def _position(self, index: int) -> int | None:
+        position = int(np.searchsorted(self.indices, index))
+        return position if position < len(self) and self.indices[position] == index else None
+
+    def place(self, index: int) -> tuple[Path, int]:
+        """Return the file of a line, and its offset."""
+        position = int(np.searchsorted(self.indices, index))
+        return self.paths[int(self.files[position])], int(self._offsets[position])
+
+    def at(self, position: int) -> str:
+        """Return the line at a position in task order."""
+        with open_regular(self.paths[int(self.files[position])]) as file:
+            return _line(file, int(self._offsets[position]))
+
+    def items(self) -> Any:
+        """Yield the task index and the line of each, in task order."""
+        return zip(self, self.lines(), strict=True)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines in task order."""
+        opened: dict[int, BinaryIO] = {}
+        with ExitStack() as stack:
+            for number, offset in zip(self.files.tolist(), self._offsets.tolist(), strict=True):
+                if number not in opened:
+                    if len(opened) >= _MOST_OPEN:
+                        stack.close()
+                        opened.clear()
+                    opened[number] = stack.enter_context(open_regular(self.paths[number]))
+                yield _line(opened[number], offset)
+
+
+def _line(file: BinaryIO, offset: int) -> str:
+    file.seek(offset)
+    return file.readline(_MOST_CHARACTERS).decode("utf-8", "replace")
+
+
 #: Most tasks of a segment.
 MOST_TASKS = 1000
 _START = re.compile(r'\{"index": (\d{1,18}), "status": "(\w{1,20})", "run": "(\w{64})", "record": ')
-_ROWS = ', "rows": '
 _NAME = re.compile(r"(\d+of\d+-)?\d{6,}\.jsonl")  # of a shard, with its name
+_ROWS = ', "rows": ['  # the last one: a metric or a file of this name is no list
 _END = len(', "sha256": ""}\n') + 64
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
@@ -87,14 +169,7 @@ def _number(value: float) -> float | str:
 
 
 def task_line(record: Record, run: str, text: str, contents: str) -> str:
-    """Return the line of a finished task.
-
-    Args:
-        record: its record.
-        run: digest of the run.
-        text: the record as JSON.
-        contents: :meth:`Contents.text`.
-    """
+    """Return the line of a finished task, given its record, also as JSON, and its :meth:`Contents.text`."""
     return signed(
         f'{{"index": {record.index}, "status": "{record.status}", "run": "{run}", "record": {text}, {contents}'
     )
@@ -106,7 +181,7 @@ def signed(text: str) -> str:
 
 
 def record_values(line: str) -> dict[str, Any]:
-    """Return the record of an intact line, without reading the rest; empty if it is none."""
+    """Return the values of the record in an intact line, without reading the rest; empty if it is none."""
     match = _START.match(line)
     if match is not None:
         with suppress(ValueError, RecursionError):  # of a forger
@@ -118,8 +193,16 @@ def record_values(line: str) -> dict[str, Any]:
 
 def record_text(line: str) -> str:
     """Return the record of an intact line as it is written."""
-    match, end = _START.match(line), line.rfind(_ROWS)  # in JSON, no text has quotation marks like these
-    return "{}" if match is None or end < 0 else line[match.end() : end]
+    match = _START.match(line)
+    return "{}" if match is None else line[match.end() : line.rfind(_ROWS)]
+
+
+def with_record(line: str, record: Record) -> str:
+    """Return an intact line with another record."""
+    match = _START.match(line)
+    assert match is not None
+    contents = line[line.rfind(_ROWS) + 2 : -_END]
+    return task_line(record, match[3], json_line(record.to_dict())[:-1], contents)
 
 
 def of_run(line: str, run: str) -> str:
@@ -144,7 +227,6 @@ class TaskSegments:
         finished: status of each task, by index.
         counts: number of tasks by the name of the segment, in the order of names.
         damaged: what is wrong with the segments that are not as they were written, by name.
-        records: records that were read, of some tasks.
     """
 
     def __init__(self, root: Path, run: str, expected: Mapping[str, int | None] | None = None) -> None:
@@ -155,7 +237,6 @@ class TaskSegments:
         self.counts = dict.fromkeys((path.name for path in paths), 0)
         self.finished: dict[int, str] = {}
         self.damaged: dict[str, str] = {}
-        self.records: dict[int, Record] = {}
         self.lines = IndexedLines(paths, self._entries(paths))
         for name, count in (self.counts if expected is None else expected).items():
             if name not in self.counts:

@@ -27,7 +27,6 @@ from lit_viz.utils.files import atomic_write
 
 #: Folder of the stitched maps in a run folder.
 MAPS = "maps"
-_AT_ONCE = 64  # rows that are returned
 #: Consecutive rows ``(C, h, W)`` of an image.
 Rows = Iterator[NDArray[np.float32]]
 
@@ -94,12 +93,11 @@ class TiledImage(Generic[R_co]):
                 weight[:, :, tile.columns] += weights
             until = self.rows[index + 1] if index + 1 < len(self.rows) else self.size[0]
             done = until - row
-            for first in range(0, done, _AT_ONCE):
-                some = slice(first, min(first + _AT_ONCE, done))
-                with np.errstate(invalid="ignore"):
-                    yield (total[:, some] / weight[:, some]).astype(np.float32)
+            with np.errstate(invalid="ignore"):
+                yield (total[:, :done] / weight[:, :done]).astype(np.float32)
             for plane in (*total, *weight):
-                _shift(plane, done)
+                plane[: height - done] = plane[done:]
+                plane[height - done :] = 0
 
     def map_rows(self, how: str | None = None) -> Rows:
         """Yield the rows ``(1, h, W)`` of the map, reduced by a reducer, or by that of the records."""
@@ -186,13 +184,6 @@ def tile_of(outcome: Outcome) -> Tile:
     return tile
 
 
-def _shift(plane: NDArray[np.float64], rows: int) -> None:
-    """Move the rows of a plane ``(h, W)`` up, in place, with zeros at the end."""
-    kept = len(plane) - rows
-    plane[:kept] = plane[rows:]
-    plane[kept:] = 0
-
-
 def reduced_map(outcome: Outcome, how: str | None = None) -> Tensor | None:
     """Return the map ``(1, h, w)`` of a tile, reduced by a reducer, or by that of its record; None without a map."""
     array = outcome.array()
@@ -232,11 +223,7 @@ def tiled_images(outcomes: Sequence[Outcome[R]]) -> list[TiledImage[R] | None]:
 
 
 def write_maps(outcomes: Sequence[Outcome], folder: Path) -> None:
-    """Write the maps of a run by tiles to its folder.
-
-    Raises:
-        LitVizError: the disk is full.
-    """
+    """Write the maps of a run by tiles to its folder."""
     for image in tiled_images(outcomes):
         if image is not None and image.has_arrays:
             image.write_map(folder)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,14 @@ import numpy as np
 from lit_viz.engine.shards import Shard
 from lit_viz.errors import LitVizError
 from lit_viz.runs.layout import SEGMENTS
-from lit_viz.runs.lines import IndexedLines, index_in
 from lit_viz.runs.records import read_record
-from lit_viz.runs.segments import TaskSegments, record_values
+from lit_viz.runs.segments import INDEX_LIMIT, IndexedLines, TaskSegments, digest, record_values
 from lit_viz.types import JsonObject, Record, Task
 from lit_viz.utils.checking import wrong_value
-from lit_viz.utils.files import lines_with_offsets, parse_object
+from lit_viz.utils.files import json_line, lines_with_offsets, parse_object
 from lit_viz.utils.formatting import command_line
 from lit_viz.utils.sequences import LazySequence
 
-_MOST_RECORDS = 1000  # that are kept in memory
 _OPEN_QUEUES = 4  # that are kept in memory, 16 bytes a task
 
 
@@ -32,7 +31,7 @@ class QueuePart(JsonObject):
         shard: the shard, ``0/3``; None of a merge of shards that lacks tasks.
         tasks: number of tasks in the file.
         total: number of tasks in the whole queue.
-        sha256: digest of the whole queue; see :func:`~lit_viz.runs.identity.queue_digest`.
+        sha256: digest of the whole queue; see :func:`~lit_viz.runs.stored.queue_digest`.
     """
 
     shard: str | None = None
@@ -63,7 +62,7 @@ class StoredTasks(LazySequence[Task]):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.part = queue_part(path)
+        self.part: QueuePart | None = None
         self.lines = IndexedLines([path], self._entries())
         self.indices = self._expected_indices(len(self.lines))
         if not np.array_equal(self.lines.indices, np.fromiter(self.indices, np.int64)):
@@ -71,14 +70,17 @@ class StoredTasks(LazySequence[Task]):
 
     def _entries(self) -> Iterator[tuple[int, int, int]]:
         for number, (offset, line) in enumerate(lines_with_offsets(self._path), start=1):
-            if number == 1 and self.part is not None:
-                continue
             values = parse_object(line) or {}
-            index, wrong = index_in(values), wrong_value(values, Task)
-            if index is None or wrong is not None:
-                reason = wrong or f"there is no task {values['index']}"
-                raise _damaged_queue(self._path, f"line {number}: {reason}")
-            yield index, 0, offset
+            is_part = number == 1 and "total" in values
+            wrong = wrong_value(values, QueuePart if is_part else Task)
+            if wrong is None and not is_part and not 0 <= values["index"] < INDEX_LIMIT:
+                wrong = f"there is no task {values['index']}"
+            if wrong is not None:
+                raise _damaged_queue(self._path, f"line {number}: {wrong}")
+            if is_part:
+                self.part = QueuePart.from_dict(values)
+            else:
+                yield values["index"], 0, offset
 
     def _expected_indices(self, count: int) -> Collection[int]:
         """Return the indices that the tasks must have."""
@@ -110,22 +112,6 @@ def _task(line: str) -> Task:
 def stored_tasks(path: Path, version: object) -> StoredTasks:
     """Return the tasks of a queue, which is read once for each version of the file; errors of :class:`StoredTasks`."""
     return StoredTasks(path)
-
-
-def queue_part(path: Path) -> QueuePart | None:
-    """Return the first line of a queue that is a part of another; None of a whole queue.
-
-    Raises:
-        LitVizError: the line is damaged.
-    """
-    for _, line in lines_with_offsets(path):
-        values = parse_object(line) or {}
-        if "total" not in values:
-            return None
-        if (wrong := wrong_value(values, QueuePart)) is not None:
-            raise _damaged_queue(path, f"line 1: {wrong}")
-        return QueuePart.from_dict(values)
-    return None
 
 
 def _damaged_queue(path: Path, reason: str) -> LitVizError:
@@ -162,35 +148,27 @@ class StoredRecords(LazySequence[Record]):
     def make(self, position: int) -> Record:
         return self.of_index(int(self._segments.lines.indices[position]))
 
+    def __iter__(self) -> Iterator[Record]:
+        for index, line in self._segments.lines.items():
+            yield self._read(index, line)
+
     def of_index(self, index: int) -> Record:
         """Return the record of a task."""
-        return self._record(index, None)
-
-    def __iter__(self) -> Iterator[Record]:
-        if len(self._segments.records) == len(self):
-            yield from map(self.of_index, self._segments.lines)
-            return
-        for index, line in self._segments.lines.items():
-            yield self._record(index, line)
+        return self._read(index, self._segments.lines[index])
 
     def values(self) -> Iterator[dict[str, Any]]:
         """Yield the values of each record, which are not checked: in a fifth of the time of the records."""
         return map(record_values, self._segments.lines.lines())
 
-    def _record(self, index: int, line: str | None) -> Record:
-        kept = self._segments.records
-        if index not in kept:
-            try:
-                record = read_record(record_values(self._segments.lines[index] if line is None else line))
-                check_inside(record.file, record.array)
-                if record.index != index:
-                    raise LitVizError(f"its record is of task {record.index}")
-            except LitVizError as error:
-                raise self._damaged(f"task {index}: {error}") from error
-            if len(kept) >= _MOST_RECORDS:
-                return record
-            kept[index] = record
-        return kept[index]
+    def _read(self, index: int, line: str) -> Record:
+        try:
+            record = read_record(record_values(line))
+            check_inside(record.file, record.array)
+            if record.index != index:
+                raise LitVizError(f"its record is of task {record.index}")
+        except LitVizError as error:
+            raise self._damaged(f"task {index}: {error}") from error
+        return record
 
     def _damaged(self, reason: str) -> LitVizError:
         return LitVizError(f"{self._root / SEGMENTS} is damaged ({reason}): start another run")
@@ -201,3 +179,35 @@ def check_inside(*names: str | None) -> None:
     for name in names:
         if name is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
             raise LitVizError(f"a recorded file must be in the run folder, got {name!r}")
+
+
+#: Arguments of the module that a resume may change; those of the run may change except for the precision.
+CHANGEABLE = ("slots", "compile", "devices_mode")
+
+
+def run_digest(config: Mapping[str, Any], weights: str | None, queue: str) -> str:
+    """Return the digest of a run, given ``config.yaml`` and the SHA-256 of the weights and of the whole queue."""
+    module = dict(config.get("module") or {})
+    arguments = dict(module.get("init_args") or {})
+    for name in CHANGEABLE:
+        arguments.pop(name, None)
+    module["init_args"] = arguments
+    trainer = (config.get("run") or {}).get("trainer") or {}
+    values = {
+        "network": config.get("network"),
+        "weights": weights,
+        "module": module,
+        "tasks": config.get("tasks"),
+        "precision": trainer.get("precision"),
+        "queue": queue,
+    }
+    return digest(json_line(values))
+
+
+def queue_digest(tasks: Iterable[Task]) -> str:
+    """Return the SHA-256 of ``queue.jsonl`` with a whole queue, without the digests of the photographs: a shard reads
+    its own ones only."""
+    sha256 = hashlib.sha256()
+    for task in tasks:
+        sha256.update(json_line(task.amend(source_digest=None).to_dict()).encode())
+    return sha256.hexdigest()

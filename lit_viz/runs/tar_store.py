@@ -23,18 +23,17 @@ from lit_viz.engine.module import image_digest
 from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError
 from lit_viz.images.formats import FileFormat
-from lit_viz.images.reading import decode, encode_png, locate
+from lit_viz.images.reading import locate
 from lit_viz.images.rendering import Heat
 from lit_viz.rng import Key, generator_for
 from lit_viz.runs.folder import FolderStorage, file_mismatch
 from lit_viz.runs.layout import TARS
-from lit_viz.runs.reading import array_of
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, R_co
 from lit_viz.runs.segments import MOST_TASKS, Contents, task_line
 from lit_viz.runs.stored import StoredRecords
 from lit_viz.runs.tars import DamagedTar, NewTar, read_member
-from lit_viz.runs.writing import npy_of
+from lit_viz.runs.task_files import array_of, npy_of
 from lit_viz.types import Record
 from lit_viz.utils.files import json_line
 from lit_viz.utils.formatting import command_line
@@ -53,9 +52,6 @@ _EXPONENT = 15
 
 class TarStorage(FolderStorage):
     """A run folder with the results of its tasks in tars.
-
-    Args:
-        path: the folder.
 
     Attributes:
         read_source: returns the photograph ``(C, H, W)`` of a record as the network received it, from its file.
@@ -119,7 +115,7 @@ class TarStorage(FolderStorage):
         elif result.image is not None:
             file_format = FileFormat.of(record.format)
             name = f"image{file_format.suffix}"
-            members[name] = encode_png(result.image) if record.format is None else file_format.encode(result.image)
+            members[name] = file_format.encode(result.image)
             fields["file"] = name
         if result.terms is not None:
             members["terms.npy"] = npy_of(result.terms)
@@ -147,7 +143,7 @@ class TarStorage(FolderStorage):
         return _StoredOutcomes(self.records(), self.outcome)
 
     def outcome(self, record: Record) -> Outcome:
-        return TarOutcome(record, self.path, self.read_source, partial(self._contents, record.index))
+        return TarOutcome(record, self.path, self.read_source, partial(self.contents, record.index))
 
     # -- the sample
 
@@ -172,14 +168,7 @@ class TarStorage(FolderStorage):
 
 
 class TarOutcome(Outcome[R_co]):
-    """The outcome of a task in a tar.
-
-    Args:
-        record: its record.
-        root: run folder.
-        read_source: returns the photograph of a record from its file.
-        contents: returns the signature of the tar.
-    """
+    """The outcome of a task in a tar; ``read_source`` returns its photograph, ``contents`` the signature of the tar."""
 
     def __init__(
         self,
@@ -194,8 +183,7 @@ class TarOutcome(Outcome[R_co]):
     def image(self) -> Tensor | None:
         record = self.record
         if record.file is not None:
-            content = self._read(record.file)
-            return decode(content) if record.format is None else FileFormat.of(record.format).decode(content)
+            return FileFormat.of(record.format).decode(self._read(record.file))
         array = self.array()
         if array is None:
             return None

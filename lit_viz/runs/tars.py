@@ -48,11 +48,7 @@ class NewTar:
         self._file: FileIO | None = None
 
     def append(self, members: Mapping[str, bytes]) -> None:
-        """Append the files of a task, contents by name.
-
-        Raises:
-            WriteError: the disk is full, or the file can't be written.
-        """
+        """Append the files of a task, contents by name."""
         before = len(self._blocks)
         for name, content in members.items():
             self._blocks += _header(name, len(content))

@@ -20,6 +20,7 @@ from lit_viz.networks import Network
 from lit_viz.presentations import presentation_of, recorded_method, stored_method
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.results import task_curves
 
 
 def fit(smooth: Network, tmp_path: Path, *callbacks: pl.Callback, **options: Any) -> Any:
@@ -80,7 +81,7 @@ def test_the_run_folder_of_a_plain_trainer_continues(smooth: Network, tmp_path: 
     module = fit(smooth, tmp_path, lv.callbacks.RunFolder(run), ckpt_path=checkpoint)
     folder = FolderStorage.open(run)
     assert [record.name for record in folder.records()] == ["apple", "date"]
-    assert folder.metrics.curves("probability")["0001_date"][-1][0] == 4
+    assert task_curves(folder.metrics(), "probability")["0001_date"][-1][0] == 4
     assert (run / "report.html").exists()
     lv.log(run, "csv")
     assert (run / "csv" / "image" / "date" / "000004.png").exists()

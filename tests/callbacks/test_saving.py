@@ -12,7 +12,8 @@ from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.types import Record, Task
+from lit_viz.runs.results import curves_of
+from lit_viz.types import Record, Task, index_of
 
 
 class Emerging(LightningModule):
@@ -62,7 +63,7 @@ def folder(tmp_path):
 
 def iterations(folder):
     """The present content of the disk, by an independent reader."""
-    metrics = {"0000_tarantula": FolderStorage.open(folder.path).curves("0000_tarantula")}
+    metrics = {"0000_tarantula": curves_of(FolderStorage.open(folder.path).contents(index_of("0000_tarantula")).rows)}
     return [k for k, _ in metrics["0000_tarantula"].get("probability", [])]
 
 

@@ -57,17 +57,6 @@ AT_THE_END: list[Any] = [
 ]
 
 
-#: What a part of the evidence that fails leaves out.
-MISSING = {
-    "captum": "Maps not compared",
-    "localization": "Objects not localized",
-    "files": "Files not verified",
-    "survivors": "Members of the ensemble not verified",
-    "robustness": "Robustness not verified",
-    "trust": "Failed attacks not verified",
-}
-
-
 def broken(*_: Any, **__: Any) -> NoReturn:
     raise RuntimeError("broken.\nsecond line")
 
@@ -101,7 +90,7 @@ def test_a_run_is_delivered(
     assert {outcome.record.status for outcome in run.outcomes} <= {"done", "skipped"}
     assert run.images.isfinite().all()
     assert run.evidence.failures == {part: "broken"}
-    text = f"{MISSING[part]}: broken."
+    text = f"Evidence {part} not computed: broken."
     assert text in [item.text for item in run.presentation.evidence_items(run.evidence, [])]
     assert run.figure() is not None
     if in_folder:
@@ -203,7 +192,7 @@ def test_errors_of_the_user_are_raised_by_a_check_and_recorded_by_a_run(
         run.check()
     run = lv.saliency(smooth, photographs(), target=2, captum="captum")
     (item,) = run.presentation.part_items(run.evidence)
-    assert (item.text, item.verdict) == ("Maps not compared: give other photographs.", "no verdict")
+    assert (item.text, item.verdict) == ("Evidence captum not computed: give other photographs.", "no verdict")
 
 
 def test_the_test_stage_warns(smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +200,7 @@ def test_the_test_stage_warns(smooth: Network, monkeypatch: pytest.MonkeyPatch) 
     trainer = pl.Trainer(max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.fit(module, tasks)
     monkeypatch.setattr("lit_viz.evidence.saliency.cross_check.cross_check", broken)
-    with pytest.warns(UserWarning, match="Maps not compared: broken"):
+    with pytest.warns(UserWarning, match="Evidence captum not computed: broken"):
         trainer.test(module, tasks)
 
 

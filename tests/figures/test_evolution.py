@@ -121,7 +121,7 @@ def test_resumed_run_folder_is_drawn_completely(tmp_path, figures: Any):
     resumed.restore({0: Contents(**stated["in_progress"][0])}, stated["snapshots"], ())
     resumed.add_snapshot(Snapshot(task, 100, {"probability": 1.0}, picture(100)))
     resumed.add_result(Result(task, LayerImageRecord.of(task, layer=None, channel=None), picture(100)))
-    resumed.finish()
+    resumed.commit()
     (drawn,) = ClassVisualizationPresentation().evolutions(FolderStorage.open(folder.path).outcomes())
     assert (drawn.name, list(drawn.curve)) == ("tabby", [(0, 0.0), (50, 0.5), (100, 1.0)])
     assert figures.texts(evolution_figure([drawn]))[1::2] == ["iteration 0", "iteration 50", "iteration 100"]

@@ -138,7 +138,7 @@ def test_means_and_summary(tmp_path: Path) -> None:
         success = task.index > 0
         record = AdversarialRecord.of(task, iterations=50, metrics=metrics, attack="pgd", success_file=success)
         folder.add_result(Result(task, record, snapshot(task, 50).image))
-    folder.finish()
+    folder.commit()
     rows = FolderRows(folder, AdversarialExample, separate=3)
     means = {step: metrics["probability/mean"] for step, metrics, images in kept(rows.all()) if not images}
     assert means == {0: 0, 50: 3 * 0.5 / 4}
@@ -174,7 +174,7 @@ def test_means_skip_values_that_are_not_finite(tmp_path: Path) -> None:
     for task, value in zip(tasks, (np.inf, -np.inf, 1.0, 2.0), strict=True):
         folder.add_snapshot(Snapshot(task, 0, {"logit": value, "margin": np.nan}))
         folder.add_result(Result(task, Record.of(task), None))
-    folder.finish()
+    folder.commit()
     assert kept(rows_of(folder).all()) == [(0, {"logit/mean": 1.5}, {})]
 
 

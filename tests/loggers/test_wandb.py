@@ -129,7 +129,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         others = {"top5": TOP5, "box": "none" if task.index else 3}
         record = ClassImageRecord.of(task, iterations=100, metrics={"probability": 1.0}, settings=others)
         folder.add_result(Result(task, record, snapshot(task, 100).image))
-    folder.finish()
+    folder.commit()
     folder.merge_evidence(Evidence(pictures=ImageEvidence(read=2, same=2, wrong=[])))
     entry = ImageNaturalness(index=0, name="tarantula", target_name="tarantula", photographs=3, layers=[])
     folder.merge_evidence(Evidence(naturalness=NaturalnessEvidence(photographs=3, images=[entry])))

@@ -16,10 +16,11 @@ from PIL import Image
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.runs import segments as segments_module
-from lit_viz.runs.checkpoint import LastCheckpoint
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.results import curves_of, snapshots_of
 from lit_viz.runs.segments import MOST_TASKS, Contents, segment_files, signed
-from lit_viz.types import Record, Task
+from lit_viz.runs.verification import LastCheckpoint
+from lit_viz.types import Record, Task, index_of
 from lit_viz.utils.files import FORMAT
 from tests.support.calls import calls_of
 
@@ -177,7 +178,7 @@ def test_layout(folder):
     observe(folder, 0, 50)
     done = result(0, array=torch.zeros(3, 2, 2), name="cat/tabby, big")
     folder.add_result(dataclasses.replace(done, source=image(100 / 255)))
-    folder.finish()
+    folder.commit()
     assert tree(folder.path) == [
         "arrays/0000_cat_tabby_big.npy",
         "config.yaml",
@@ -234,13 +235,13 @@ def test_metrics_are_read_back_and_exported_in_long_form(folder):
     folder.add_snapshot(Snapshot(task(10), 50, {"probability": float(np.float32(0.7))}))
     folder.add_snapshot(Snapshot(task(2), 50, {"probability": 1e-30}))
     keys = ["0000_tarantula", "0002_tarantula", "0010_tarantula"]
-    assert folder.curves(keys[0])["probability"] == [(0, 0.1)]
+    assert curves_of(folder.contents(index_of(keys[0])).rows)["probability"] == [(0, 0.1)]
     observe(folder, 0, 1, 0.2, frame=False)
     for index in (2, 0, 10):
         finish(folder, index)
     folder.commit()
     opened = FolderStorage.open(folder.path)
-    assert {key: opened.curves(key)["probability"] for key in keys} == {
+    assert {key: curves_of(opened.contents(index_of(key)).rows)["probability"] for key in keys} == {
         "0000_tarantula": [(0, 0.1), (1, 0.2)],
         "0002_tarantula": [(50, 1e-30)],
         "0010_tarantula": [(50, pytest.approx(0.7))],
@@ -297,7 +298,7 @@ def test_records_are_in_task_order(folder):
         finish(folder, index)
     folder.commit()
     finish(folder, 1)
-    folder.finish()
+    folder.commit()
     assert [record.index for record in folder.records()] == [0, 1, 2, 10]
     assert tree(folder.path / "records") == ["000000.jsonl", "000001.jsonl"]
 
@@ -317,13 +318,13 @@ def test_a_task_that_finished_after_the_last_commit_keeps_frames_and_metrics(fol
     folder.write_queue([task(0), task(1)])
     for index in (0, 1):
         observe(folder, index, 0)
-    before = folder.metrics.snapshots()
+    before = snapshots_of(folder.metrics())
     finish(folder, 0)
-    assert folder.metrics.snapshots() == before
+    assert snapshots_of(folder.metrics()) == before
     frame = folder.path / "frames/0000_tarantula/iter_000000.png"
     assert folder.frames("0000_tarantula") == {"image": [(0, frame)]}
     folder.commit()
-    assert folder.metrics.snapshots() == before
+    assert snapshots_of(folder.metrics()) == before
 
 
 def test_a_commit_waits_for_a_thread_that_reads_the_segments(folder, monkeypatch):
@@ -389,7 +390,8 @@ def test_what_is_later_than_the_checkpoint_is_removed(folder):
     stated = interrupted(folder)
     folder = restored(folder.path, stated)
     keys = [f"{index:04d}_tarantula" for index in range(4)]
-    assert [[k for k, _ in folder.curves(key).get("probability", ())] for key in keys] == [[*range(6)], [0, 1], [], []]
+    logged = [curves_of(folder.contents(index_of(key)).rows).get("probability", ()) for key in keys]
+    assert [[k for k, _ in curve] for curve in logged] == [[*range(6)], [0, 1], [], []]
     assert [[k for k, _ in folder.frames(key).get("image", ())] for key in keys] == [[*range(6)], [0, 1], [], []]
     assert [record.index for record in folder.records()] == [0]
     assert tree(folder.path / "images") == ["0000_tarantula.png", "my own.png"]
@@ -414,7 +416,7 @@ def test_a_resumed_run_has_the_files_of_one_that_was_never_stopped(tmp_path):
         if index > 0:
             broken.add_result(result(index, array=image()))
     for folder in (whole, broken):
-        folder.finish()
+        folder.commit()
         folder.seal()
     names = {name for name in tree(whole.path) if not name.startswith(("records/", "manifest"))}
     assert names == {name for name in tree(broken.path) if not name.startswith(("records/", "manifest"))}

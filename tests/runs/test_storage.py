@@ -42,7 +42,7 @@ def fill(storage: FolderStorage | MemoryStorage) -> None:
         storage.add_result(Result(task, record, image(9), array, image(2), perturbed, torch.ones(2, 4)))
     failed = Record.of(TASKS[2], status="failed", error="no picture")
     storage.add_result(Result(TASKS[2], failed))
-    storage.finish()
+    storage.commit()
 
 
 @pytest.fixture(params=["folder", "memory"])

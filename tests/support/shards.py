@@ -15,6 +15,7 @@ import lit_viz as lv
 from lit_viz.engine.method import Method
 from lit_viz.methods.photographs import PhotographTraining
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.results import csv_lines
 from lit_viz.runs.segments import Signature
 from lit_viz.runs.tars import NewTar
 from lit_viz.types import Task
@@ -33,7 +34,7 @@ def contents(*folders: Path) -> dict[str, Any]:
                 for frame in file.iterdir():
                     found[str(frame.relative_to(folder))] = frame.read_bytes()
         stored = FolderStorage.open(folder)
-        found["rows"] += "".join(stored.metrics.lines()).splitlines()
+        found["rows"] += "".join(csv_lines(stored.metrics())).splitlines()
         for record in stored.records():
             found["records"].append({**record.to_dict(), "seconds": None})
     found["rows"].sort()

@@ -18,7 +18,7 @@ from lit_viz.attacks import PGD, Attack, ClimbingAttack, Square, is_adversarial,
 from lit_viz.attacks.norms import L2, TOLERANCE, Norm
 from lit_viz.attacks.rounding import is_singleton
 from lit_viz.evidence.attacks.robustness import Attacked
-from lit_viz.runs.evidence import DiagnosisPart
+from lit_viz.runs.evidence import DiagnosisEvidence
 from lit_viz.utils.formatting import pluralize
 
 #: Fraction of zero gradients above which gradients count as masked.
@@ -41,14 +41,14 @@ _BATCH = 8
 RestartOf = Callable[[int], int]
 
 
-def diagnostics(outcomes: Sequence[Attacked], attack: Attack, iterations: int) -> DiagnosisPart:
+def diagnostics(outcomes: Sequence[Attacked], attack: Attack, iterations: int) -> DiagnosisEvidence:
     """Examine the traces of an attack of a maximum of ``iterations`` an image, without evaluations.
 
     The curves ``gradient_norm``, ``objective`` and ``margin`` of the outcomes are read.
     """
     done = _done(outcomes)
     if not done:
-        return DiagnosisPart(reasons=[], tried=[])
+        return DiagnosisEvidence(reasons=[], tried=[])
     reasons: list[str] = []
     for text, count in _signs(done, attack, iterations).items():
         if count:
@@ -63,7 +63,7 @@ def diagnostics(outcomes: Sequence[Attacked], attack: Attack, iterations: int) -
     tried.append("missed successes")
     if restart_of(iterations) > 0:
         tried.append("restarts")
-    return DiagnosisPart(reasons=reasons, tried=tried)
+    return DiagnosisEvidence(reasons=reasons, tried=tried)
 
 
 def _signs(done: Sequence[Attacked], attack: Attack, iterations: int) -> dict[str, int]:
@@ -292,7 +292,7 @@ def cost_of_stronger_attacks(outcomes: Sequence[Attacked]) -> str:
 
 def stronger_attacks(
     outcomes: Sequence[Attacked], network: Callable[[Tensor], Tensor], norm: Norm, eps: float
-) -> DiagnosisPart:
+) -> DiagnosisEvidence:
     """Run attacks that must not exceed a gradient attack, and one that must succeed.
 
     Random points of the ball and Square, both without gradients, on the failures; and PGD on all images, in a ball in
@@ -317,7 +317,7 @@ def stronger_attacks(
         reasons.append(
             f"only {fooled} of {pluralize(total, 'image')} fooled at a radius of {norm.large_eps:g}, where all must be"
         )
-    return DiagnosisPart(reasons=reasons, tried=["random points", "Square", "a large radius"])
+    return DiagnosisEvidence(reasons=reasons, tried=["random points", "Square", "a large radius"])
 
 
 class _Batch(NamedTuple):
