@@ -242,8 +242,9 @@ def _of_files() -> _Listed:
         ),
         ("universal", "photograph's line"): on_lines("photographs/*.jsonl", lambda lines: lines[1:]),
     }
+    left = ("tar added", "image added", "frame added")
     for (sample, name), change in changes.items():
-        listed.append(("fact", sample, name, change))
+        listed.append(("added" if name in left else "fact", sample, name, change))
     return listed
 
 

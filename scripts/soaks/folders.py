@@ -49,8 +49,9 @@ class Edit:
         name: what is changed.
         sample: the run that is changed.
         change: makes the change.
-        kind: ``fact`` if nothing may be stated from the folder, ``fixed`` if it can't be resumed either, ``derived`` if
-            the file is made again, ``free`` if it may be of no effect, or ``crafted`` if any sentence is right.
+        kind: ``fact`` if nothing may be stated from the folder, ``fixed`` if it can't be resumed either, ``added`` if a
+            resume leaves the file and names it, ``derived`` if the file is made again, ``free`` if it may be of no
+            effect, or ``crafted`` if any sentence is right.
     """
 
     name: str
@@ -119,6 +120,8 @@ def try_edit(edit: Edit, sample: Path, run: Path) -> str:
         return "" if status == 1 else "resume: status 0"
     if status != 0:
         return "" if edit.kind == "free" else f"resume: {output(run)[-300:]}"
+    if edit.kind == "added":
+        return "" if "move it away" in output(run) else "resume: unnoticed"
     different = differences(contents(sample), run)
     if different:
         return f"resume: unnoticed, {different} differ"
@@ -135,7 +138,7 @@ def _try_epochs(edit: Edit, sample: Path, run: Path) -> str:
     edit.change(probe / "epoch_0001")
     status = _status("epochs", probe)
     is_named = "epoch 1 is left out" in output(probe)
-    if edit.kind in ("fact", "fixed") and not is_named:
+    if edit.kind in ("fact", "fixed", "added") and not is_named:
         return "unnoticed"
     return _broken(edit, "epochs", probe, status)
 
@@ -184,7 +187,7 @@ def _broken(edit: Edit, command: str, run: Path, status: int | None) -> str:
 
 def _unnoticed(edit: Edit, command: str, run: Path, status: int | None) -> str:
     """Return why a command states something that it must not."""
-    if edit.kind in ("fact", "fixed") and status == 0:
+    if edit.kind in ("fact", "fixed", "added") and status == 0:
         return "unnoticed"
     if edit.kind == "derived" and command == "check":
         if status != 0:
