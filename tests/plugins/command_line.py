@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from lit_viz.cli import main
 from lit_viz.runs.folder import FolderStorage
+from lit_viz.runs.segments import segment_files
 from tests.support.forgery import reseal as confirm
 
 
@@ -62,8 +64,9 @@ def records() -> Callable[[Path], list[dict[str, Any]]]:
     """Return a function that reads the records of a run folder, with metrics and settings beside the fields too."""
 
     def read(folder: Path) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-        return [{**line, **line.get("metrics", {}), **line.get("settings", {})} for line in lines]
+        lines = [json.loads(line) for path in segment_files(folder) for line in path.read_text().splitlines()]
+        found = [line["record"] for line in sorted(lines, key=itemgetter("index"))]
+        return [{**record, **record.get("metrics", {}), **record.get("settings", {})} for record in found]
 
     return read
 
