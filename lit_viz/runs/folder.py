@@ -218,6 +218,7 @@ class FolderStorage:
         return None if self.part is None else self.part.shard
 
     def task(self, index: int) -> Task:
+        """Return the task of an index."""
         return self.queue().of_index(index)
 
     def records(self) -> StoredRecords:
@@ -225,6 +226,7 @@ class FolderStorage:
         return StoredRecords(self.path, self.segments, self.queue())
 
     def not_done(self) -> Iterator[Record]:
+        """Yield the records of tasks that are skipped or failed."""
         records = self.records()
         for index, status in sorted(self.segments.finished.items()):
             if status != "done":
@@ -474,6 +476,7 @@ class FolderStorage:
     # -- outcomes
 
     def outcomes(self) -> Sequence[Outcome]:
+        """Return the outcomes of all finished tasks."""
         return [self.outcome(record) for record in self.records()]
 
     def sample(self) -> Sequence[Outcome]:
