@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
+from lit_viz.errors import first_line
 from lit_viz.networks.isolation import private_copy
 from lit_viz.networks.outputs import Output
 from lit_viz.networks.summaries import probe_images
@@ -20,7 +20,7 @@ _TOLERANCE, _ROUNDING = 1e-2, 1e-12
 
 def derivatives(
     output: Output, network: nn.Module, normalize: Callable[[Tensor], Tensor], size: tuple[int, int]
-) -> tuple[float, float, float] | None:
+) -> tuple[float, float, float]:
     """Return the derivative of a random sum of scores along a random direction: by autograd and by a central difference
     in float64 at an image of noise; and the sum.
 
@@ -31,33 +31,36 @@ def derivatives(
         size: height and width of the input.
 
     Returns:
-        The three numbers, or None if the network can't be copied, computed in float64 or differentiated.
+        The three numbers.
+
+    Raises:
+        Exception: the network can't be copied, computed in float64 or differentiated.
     """
-    with suppress(Exception):  # of the network's code
-        exact = private_copy(network).double()
-        image = normalize(probe_images(output.bands.channels, size)[:1]).double()
-        draws = torch.Generator().manual_seed(0)
-        direction = torch.randint(2, image.shape, generator=draws).to(image) * 2 - 1
-        with torch.enable_grad():
-            leaf, scores = output.with_graph(exact, image)
-            weights = torch.randn(scores.shape, generator=draws).to(scores)
-            total = (weights * scores).sum()
-            (gradient,) = torch.autograd.grad(total, leaf)
-        ahead = (weights * output.without_graph(exact, image + _STEP * direction)).sum()
-        behind = (weights * output.without_graph(exact, image - _STEP * direction)).sum()
-        by_difference = float(ahead - behind) / (2 * _STEP)
-        return float((gradient * direction).sum()), by_difference, float(total.detach())
-    return None
+    exact = private_copy(network).double()
+    image = normalize(probe_images(output.bands.channels, size)[:1]).double()
+    draws = torch.Generator().manual_seed(0)
+    direction = torch.randint(2, image.shape, generator=draws).to(image) * 2 - 1
+    with torch.enable_grad():
+        leaf, scores = output.with_graph(exact, image)
+        weights = torch.randn(scores.shape, generator=draws).to(scores)
+        total = (weights * scores).sum()
+        (gradient,) = torch.autograd.grad(total, leaf)
+    ahead = (weights * output.without_graph(exact, image + _STEP * direction)).sum()
+    behind = (weights * output.without_graph(exact, image - _STEP * direction)).sum()
+    by_difference = float(ahead - behind) / (2 * _STEP)
+    return float((gradient * direction).sum()), by_difference, float(total.detach())
 
 
 def autograd_note(
     output: Output, network: nn.Module, normalize: Callable[[Tensor], Tensor], size: tuple[int, int]
 ) -> str | None:
-    """Return a note if autograd is not the derivative of the scores; arguments as of :func:`derivatives`."""
-    found = derivatives(output, network, normalize, size)
-    if found is None:
-        return None
-    by_autograd, by_difference, total = found
+    """Return a note if autograd is not the derivative of the scores, or could not be compared with it; arguments as of
+    :func:`derivatives`."""
+    try:
+        by_autograd, by_difference, total = derivatives(output, network, normalize, size)
+    except Exception as error:  # of the network's code, of any kind
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        return f"whether gradients are the derivative of the scores could not be verified ({reason})"
     rounding = _ROUNDING * abs(total) / _STEP
     if abs(by_autograd - by_difference) <= _TOLERANCE * max(abs(by_autograd), abs(by_difference)) + rounding:
         return None

@@ -126,7 +126,11 @@ class Detection(Output):
             return query_reader(len(self._labels))
         if dense_head_in(returned) is not None:
             return read_dense_head
-        kind = f"shape {tuple(returned.shape)}" if isinstance(returned, Tensor) else f"a {type(returned).__name__}"
+        kind = f"a {type(returned).__name__}"
+        if isinstance(returned, Tensor):
+            kind = f"shape {tuple(returned.shape)}"
+        elif isinstance(returned, dict):
+            kind = f"a dict of {', '.join(map(str, returned))}"
         raise LitVizError(
             f"Detection can't read what {type(network).__name__} returns ({kind}): give read=, a function of it and of "
             "(height, width) that returns boxes (N, M, 4) in pixels and log-odds (N, M, K)"

@@ -158,6 +158,81 @@ def test_a_note_in_every_record_states_where_gradients_are_no_derivative(family:
         assert note is None
 
 
+class Single(nn.Module):
+    """A detector that does not compute in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.polar = Polar()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        if x.dtype != torch.float32:
+            raise TypeError("this detector takes float32")
+        return self.polar(x)
+
+
+def test_a_note_states_where_the_derivative_could_not_be_verified() -> None:
+    output = Detection(read=read_polar)
+    net = lv.load_network(Single().eval(), output=output, size=32, mean=0.0, std=1.0, labels=["cat"])
+    run = lv.saliency(net, torch.rand(1, 3, 32, 32), target="cat", method="gradient", captum="none")
+    assert run.records[0].output_note == (
+        "whether gradients are the derivative of the scores could not be verified "
+        "(TypeError: this detector takes float32)"
+    )
+
+
+class Dictionary(nn.Module):
+    """Return the dictionary of the original DETR and RF-DETR."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        returned = self.network(x)
+        return {"pred_logits": returned.logits, "pred_boxes": returned.pred_boxes}
+
+
+def read_dictionary(returned: dict[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Read the dictionary of RF-DETR: a sigmoid for each class."""
+    height, width = size
+    pixels = returned["pred_boxes"] * returned["pred_boxes"].new_tensor([width, height, width, height])
+    centers, sides = pixels.split(2, -1)
+    return torch.cat([centers - sides / 2, centers + sides / 2], -1), returned["pred_logits"]
+
+
+def read_attributes(returned: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    return read_dictionary({"pred_boxes": returned.pred_boxes, "pred_logits": returned.logits}, size)
+
+
+@pytest.mark.parametrize("family", ["TableTransformer", "original"])
+def test_a_family_that_is_not_named_is_read_by_a_function_of_ten_lines(family: str) -> None:
+    exact = detector("RfDetr" if family == "original" else family).double()
+    read = read_attributes
+    if family == "original":
+        exact, read = Dictionary(exact).eval(), read_dictionary
+        with pytest.raises(lv.LitVizError, match=r"a dict of pred_logits, pred_boxes\): give read=, a function"):
+            lv.load_network(exact, output=Detection(), size=SIDE)
+    x = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    leaf = x.double().requires_grad_()
+    boxes, log_odds = read(exact((leaf - 0.5) / 0.25), (SIDE, SIDE))
+    largest = int((boxes[0, :, 2:] - boxes[0, :, :2]).clamp(0, SIDE).prod(1).argmax())
+    box = [float(round(side)) for side in boxes[0, largest].clamp(1, SIDE - 1).tolist()]
+    expected = expected_scores(boxes[0], log_odds[0], box, 0.01)[None]
+    (gradient,) = torch.autograd.grad(expected[:, 1].sum(), leaf)
+
+    net = lv.load_network(exact, output=Detection(box, iou=0.01, read=read), size=SIDE, mean=0.5, std=0.25)
+    own = x.double().requires_grad_()
+    scores = net.output(exact, (own - 0.5) / 0.25)
+    (own_gradient,) = torch.autograd.grad(scores[:, 1].sum(), own)
+    assert (scores - expected).abs().max() <= 1e-12 * expected.abs().max()
+    assert (own_gradient - gradient).abs().max() <= 1e-12 * gradient.abs().max()
+    copied = x.clone().requires_grad_()
+    (fast_gradient,) = torch.autograd.grad(net.fast()(copied)[0][:, 1].sum(), copied)
+    assert (fast_gradient - gradient).abs().max() <= 1e-3 * gradient.abs().max()
+    assert "could not be verified" not in str(net.output.note)
+
+
 class Yolo(nn.Module):
     """A head ``(N, 4 + K, M)`` of two classes: boxes of 8 pixels at each cell, whose probability is a color."""
 

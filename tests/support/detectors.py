@@ -101,4 +101,5 @@ _CONFIGURATIONS: dict[str, Callable[[Any], Any]] = {
     "RTDetr": _rt_detr,
     "DFine": _d_fine,
     "RfDetr": _rf_detr,
+    "TableTransformer": lambda transformers: _detr(transformers, "TableTransformerConfig"),
 }
