@@ -362,6 +362,7 @@ class Run:
         storage = self._on_rank_zero()
         outcomes = storage.sample()
         if len(outcomes) == len(storage.records()):
+            self.outcomes = outcomes  # evidence replaces the lines that a sequence of all would read
             return self
         tasks = [storage.task(outcome.record.index) for outcome in outcomes]
         sample = Run(self._module, tasks, self._options, storage)
