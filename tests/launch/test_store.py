@@ -260,6 +260,15 @@ def test_a_task_that_is_not_at_its_place_in_a_tar_has_a_remedy_that_works(stored
     assert lv.check(stored)
 
 
+def test_a_check_changes_records_of_a_run_that_is_its_own_sample(fashion: Network, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    lv.attack(fashion, torch.rand(2, 1, 28, 28), attack="fgsm", store="tar", out=run, logger="none")
+    forge(run, 0, "success_file", None)
+    assert not lv.check(run, fashion)
+    forge(run, 0, "probability", 0.5)
+    assert not lv.check(run, fashion)
+
+
 def test_check_names_missing_photographs(stored: Path, photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (photographs / "3.v2.png").unlink()
     lv.check(stored, progress=True)
