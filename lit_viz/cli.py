@@ -119,7 +119,10 @@ def errors_reported(program: str) -> Iterator[None]:
     handles the signal.
     """
 
+    received: list[int] = []
+
     def terminate(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         raise Terminated
 
     is_main = threading.current_thread() is threading.main_thread()
@@ -140,7 +143,10 @@ def errors_reported(program: str) -> Iterator[None]:
         if is_rank_zero():
             print(f"{program}: stopped", file=sys.stderr)
         sys.exit(interrupt_exit_status(interrupt))
-    except (MemoryError, ImportError, RuntimeError) as error:
+    except (MemoryError, ImportError, RuntimeError, AttributeError) as error:
+        if received:  # an import that the signal has interrupted may raise another error
+            print(f"{program}: stopped", file=sys.stderr)
+            sys.exit(128 + signal.SIGTERM)
         if not is_out_of_memory(error):
             raise
         print(f"{program}: out of memory: raise the limit, or use smaller images or fewer slots", file=sys.stderr)

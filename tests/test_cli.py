@@ -26,7 +26,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from lit_viz.cli import _print_table, main
+from lit_viz.cli import _print_table, errors_reported, main
 from lit_viz.commands import parse_method
 from lit_viz.engine.step import Step
 from lit_viz.errors import LitVizError
@@ -740,6 +740,22 @@ def test_an_interrupted_demo_is_continued_by_one_command(
         patched.setattr("lit_viz.outputs.loading.load_recorded", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
         lit_viz(*shlex.split(command), expect=130)
     assert capsys.readouterr().err.splitlines()[-1] == f"lit-viz: stopped; continue with: lit-viz {command}"
+
+
+@pytest.mark.parametrize("error", [RecursionError, ImportError, AttributeError])
+def test_an_import_that_sigterm_interrupts_ends_with_its_status(
+    error: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise error("partially initialized module") from None
+
+    with pytest.raises(SystemExit) as end, errors_reported("lit-viz"):
+        interrupted()
+    assert end.value.code == 143
+    assert capsys.readouterr().err == "lit-viz: stopped\n"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
