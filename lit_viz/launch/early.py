@@ -19,7 +19,7 @@ from lit_viz.errors import OTHER_NAMES, LitVizError, did_you_mean, find_part
 from lit_viz.launch.specs import METHODS, MethodSpec
 from lit_viz.utils.files import missing_file_error, missing_weights_error, non_utf8_name_error, packaged_photograph
 from lit_viz.utils.labels import find_class, imagenet_labels
-from lit_viz.utils.zoo_names import check_zoo_name, zoo_labels
+from lit_viz.utils.zoo_names import check_zoo_name, trained_names, zoo_labels
 
 #: Prefixes of images that are no files.
 _NAMED_IMAGES = ("packaged:", "zoo:", "array:")
@@ -329,7 +329,7 @@ def _check_network(read: Words) -> None:
     """Check the name of a network of the zoo, and the file of weights."""
     for network in read.given.get("network", ()):
         if network.startswith(_ZOO):
-            check_zoo_name(network.removeprefix(_ZOO))
+            check_zoo_name(network.removeprefix(_ZOO), trained_names())
     for weights in read.given.get("network.weights", ()):
         if weights not in ("DEFAULT", "none", "null", "") and not Path(weights).exists():
             raise LitVizError(missing_weights_error(weights))

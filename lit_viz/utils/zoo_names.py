@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
 from lit_viz.errors import LitVizError, did_you_mean
 
-#: Names of the networks of the zoo.
-NAMES = (
-    "fashion_cnn",
-    "fashion_robust_cnn",
-    "fashion_vit",
-    "fashion_vit_mean",
-    "planted_cnn",
-    "planted_vit",
-    "planted_bands",
-    "planted_pairs",
-)
 _CARDS = Path(__file__).parents[1] / "zoo" / "weights"
 
 
-def check_zoo_name(name: str) -> None:
+@cache
+def trained_names() -> tuple[str, ...]:
+    """Return the names of the networks that have a card in the package, sorted."""
+    return tuple(sorted(card.stem for card in _CARDS.glob("*.json")))
+
+
+def check_zoo_name(name: str, names: Collection[str]) -> None:
     """Check the name of a network of the zoo.
 
     Raises:
-        LitVizError: there is no such network; similar names are listed.
+        LitVizError: it is none of ``names``; similar ones are listed.
     """
-    if name not in NAMES:
-        hint = did_you_mean(name, NAMES) or f": it has {', '.join(NAMES)}"
+    if name not in names:
+        hint = did_you_mean(name, names) or f": it has {', '.join(sorted(names))}"
         raise LitVizError(f"the zoo has no network {name!r}{hint}")
 
 

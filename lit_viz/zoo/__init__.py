@@ -3,9 +3,9 @@
 ``scripts/zoo.py`` trains them. The weights are float16; each file has a card.
 """
 
-from lit_viz.utils.zoo_names import NAMES
 from lit_viz.zoo.cards import (
     FASHION_LABELS,
+    NAMES,
     WEIGHTS,
     NetworkCard,
     build,

@@ -42,6 +42,8 @@ _BUILDERS: Mapping[str, Callable[[int], nn.Module]] = {
     "planted_bands": planted_bands_cnn,
     "planted_pairs": planted_pairs_cnn,
 }
+#: Names of the networks.
+NAMES = tuple(_BUILDERS)
 
 
 @dataclass(frozen=True)
@@ -113,15 +115,15 @@ def build(name: str, classes: int | None = None) -> nn.Module:
     """Build a network with random weights, in training mode.
 
     Args:
-        name: one of :data:`~lit_viz.utils.zoo_names.NAMES`.
+        name: one of :data:`NAMES`.
         classes: number of logits; by default that of the network's own classes.
     """
-    check_zoo_name(name)
+    check_zoo_name(name, NAMES)
     return _BUILDERS[name](len(labels_of(name)) if classes is None else classes)
 
 
 def _file(name: str, folder: Path, suffix: str) -> Path:
-    check_zoo_name(name)
+    check_zoo_name(name, NAMES)
     file = folder / f"{name}.{suffix}"
     if not file.is_file():
         raise LitVizError(f"{file} of the zoo is missing: scripts/zoo.py trains {name}")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer as Reference
 
+from lit_viz.utils.zoo_names import trained_names
 from lit_viz.zoo import NAMES, build, labels_of, shape_of
 from lit_viz.zoo.networks import VisionTransformer, planted_bands_cnn
 
@@ -34,6 +35,11 @@ def test_networks_are_small_and_have_a_logit_per_class(name: str) -> None:
     images = torch.rand(2, *shape_of(name))
     assert network(images).shape == (2, len(labels_of(name)))
     assert build(name, classes=3)(images).shape == (2, 3)
+
+
+def test_each_card_is_of_a_network_that_can_be_built() -> None:
+    assert trained_names()
+    assert set(trained_names()) <= set(NAMES)
 
 
 def test_filters_are_shared_over_bands() -> None:
