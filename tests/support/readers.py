@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from PIL import Image
 from torch import Tensor, nn
+
+import lit_viz as lv
 
 #: Shades of a blank and of the letters ``abc``.
 SHADES = (1.0, 0.0, 0.35, 0.7)
@@ -34,3 +39,20 @@ def picture(text: str) -> Tensor:
     frames = [SHADES[1 + ALPHABET.index(letter)] if letter != " " else 1.0 for letter in text.ljust(WIDTH // FRAME)]
     columns = torch.tensor(frames).repeat_interleave(FRAME)
     return (columns.expand(1, 3, HEIGHT, WIDTH) * 255).round() / 255
+
+
+def letter_columns(net: lv.Network, drawn: Image.Image, word: str) -> list[Tensor]:
+    """Return the sums over rows ``(W,)`` of the gradient map of each letter, of a picture that is read as the word."""
+    run = lv.saliency(net, drawn, vary={"target": list(net.labels)}, method="gradient", captum="none")
+    for record in run.records:
+        assert (record.text, record.text_agrees) == (word, True)
+    return [torch.as_tensor(saliency).sum(0) for saliency in run.maps]
+
+
+def attacked_file(net: lv.Network, drawn: Image.Image, word: str, target: str, out: Path) -> Path:
+    """Return the saved file of a picture that is read as the word, and after an attack at 16/255 as the target."""
+    run = lv.attack(net, drawn, target=target, attack="pgd", eps="16/255", iterations=60, out=out, logger=None)
+    (record,) = run.records
+    assert (record.text_before, record.text, record.text_agrees, record.success_file) == (word, target, True, True)
+    assert lv.check(out, net)
+    return out / str(record.file)
