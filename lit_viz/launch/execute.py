@@ -281,7 +281,7 @@ def _run_in_folder(
     log = open_loggers(folder, names, options, type(module), send)
     try:
         if not finished:
-            queue.finished = folder.segments.finished
+            queue.finished = dict(folder.segments.statuses())
             fit(trainer, options, module, queue, [RunWriter(folder), log, Progress(notify)])
         run = Run(module, queue.tasks, options, folder)
         if not folder.shard:

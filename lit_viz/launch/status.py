@@ -139,7 +139,7 @@ def _verified(path: Path) -> FolderStorage:
 
 def _state_of(folder: FolderStorage, stale: float) -> RunState:
     path, tasks = folder.path, len(folder.queue())
-    counts = Counter(folder.segments.finished.values())
+    counts = Counter(status for _, status in folder.segments.statuses())
     state = RunState(str(path), "running", tasks, counts["done"], counts["skipped"], counts["failed"])
     saves = [_time_of(file) for file in (path / CONFIG, path / MANIFEST, path / LAST_CHECKPOINT, *segment_files(path))]
     age = max(time.time() - max(saves), 0.0)

@@ -240,7 +240,7 @@ class _TaskGrid:
         """The records of these tasks; those of all tasks, once per grid, need much memory."""
         indices = {task.index for task in self._tasks}
         records = self._folder.records()
-        return {index: records.of_index(index) for index in indices & self._folder.segments.finished.keys()}
+        return {index: records.of_index(index) for index in indices & self._folder.segments.lines.keys()}
 
 
 def _with_file_metrics(metrics: Mapping[str, float], record: Record) -> Mapping[str, float]:

@@ -11,26 +11,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lit_viz.errors import LitVizError
-from lit_viz.runs.layout import (
-    CONFIG,
-    LOCK,
-    MANIFEST,
-    MARK,
-    METRICS,
-    QUEUE,
-    REPORT,
-    RESULTS,
-    SEGMENTS,
-    TARS,
-    TASK_FOLDERS,
-)
+from lit_viz.runs import layout
 from lit_viz.utils.files import check_regular, remove_temporary_files
 
 #: Pattern of temporary files.
 _PART = ".*.[0-9]*.part*"
 #: Patterns of the files that every method may write; ``overwrite`` deletes these and those of methods and loggers.
 _FILES = (
-    QUEUE, METRICS, RESULTS, MANIFEST, REPORT, SEGMENTS, TARS, *TASK_FOLDERS, "figure.*", "figure_*", "evolution.*",
+    layout.QUEUE, layout.METRICS, layout.RESULTS, layout.MANIFEST, layout.REPORT, layout.SEGMENTS, layout.TARS,
+    *layout.TASK_FOLDERS, "figure.*", "figure_*", "evolution.*",
     "evidence.*", "checkpoints", _PART,
 )  # fmt: skip
 
@@ -72,7 +61,7 @@ def folder_lock(path: Path, run: Path | None = None) -> Iterator[None]:
         created = [parent for parent in path.parents if not parent.exists()]
         path.mkdir(parents=True, exist_ok=True)
     check_entries(path)
-    lock = FileLock(path / LOCK)
+    lock = FileLock(path / layout.LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -84,7 +73,7 @@ def folder_lock(path: Path, run: Path | None = None) -> Iterator[None]:
         remove_temporary_files(path)
         yield
     finally:
-        (path / LOCK).unlink(missing_ok=True)
+        (path / layout.LOCK).unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):
             for folder in (path, *created):
@@ -119,7 +108,7 @@ def _is_inside(entry: Path, root: Path) -> bool:
 def is_run(path: str | Path) -> bool:
     """Return whether a path is a folder with a ``config.yaml``."""
     try:
-        return (Path(path) / CONFIG).is_file()
+        return (Path(path) / layout.CONFIG).is_file()
     except OSError:  # the name is too long, or the parent is not readable
         return False
 
@@ -132,7 +121,7 @@ def check_is_run(path: str | Path) -> None:
 
 def is_empty(path: Path) -> bool:
     """Return whether a path is a folder without files, except the lock and temporary files of a killed process."""
-    return path.is_dir() and all(entry.name == LOCK or fnmatch(entry.name, _PART) for entry in path.iterdir())
+    return path.is_dir() and all(entry.name == layout.LOCK or fnmatch(entry.name, _PART) for entry in path.iterdir())
 
 
 def check_usable(path: Path) -> None:
@@ -175,10 +164,10 @@ def entries_to_delete(path: Path, extra_files: Sequence[str]) -> list[Path]:
     Raises:
         LitVizError: the folder is no run of lit_viz, or contains other files.
     """
-    config = path / CONFIG
-    if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(MARK):
+    config = path / layout.CONFIG
+    if not config.is_file() or not config.read_text(encoding="utf-8", errors="replace").startswith(layout.MARK):
         raise LitVizError(f"{path} is not a lit_viz run, so overwrite=True doesn't delete it: choose another folder")
-    entries = sorted(entry for entry in path.iterdir() if entry.name not in (LOCK, CONFIG))
+    entries = sorted(entry for entry in path.iterdir() if entry.name not in (layout.LOCK, layout.CONFIG))
     patterns = (*_FILES, *extra_files)
     foreign = [entry.name for entry in entries if not any(fnmatch(entry.name, pattern) for pattern in patterns)]
     if foreign:

@@ -222,13 +222,15 @@ class FolderStorage:
         return self.queue().of_index(index)
 
     def records(self) -> StoredRecords:
-        """Return the records of finished tasks, in task order."""
+        """Return the records of finished tasks, in task order; read again if another process has replaced a segment."""
+        if self._segments is not None and not self._segments.lines.are_current():
+            self.load()
         return StoredRecords(self.path, self.segments, self.queue())
 
     def not_done(self) -> Iterator[Record]:
         """Yield the records of tasks that are skipped or failed."""
         records = self.records()
-        for index, status in sorted(self.segments.finished.items()):
+        for index, status in self.segments.statuses():
             if status != "done":
                 yield records.of_index(index)
 
@@ -297,7 +299,7 @@ class FolderStorage:
         pending = self._pending.get(index)
         if pending is not None:
             values = parse_object(pending) or {}
-        elif index in self.segments.finished:
+        elif index in self.segments.lines:
             values = self.segments.values(index)
         else:
             return Contents()
@@ -315,10 +317,7 @@ class FolderStorage:
         tars: dict[str, Mismatch | None] = {}  # each is of many tasks, and read once
         for values in self.segments.all():
             for name, signature in values["files"].items():
-                if name in tars:
-                    found = tars[name]
-                else:
-                    found = file_mismatch(self.path, name, signature)
+                found = tars[name] if name in tars else file_mismatch(self.path, name, signature)
                 if name.startswith(f"{layout.TARS}/"):
                     tars[name] = found
                 if found is not None:
@@ -368,7 +367,7 @@ class FolderStorage:
                     (self.path / foreign.name).unlink()
             for index, name in list(task_files(self.path)):
                 continues = index in in_progress and name in in_progress[index].files
-                if index not in segments.finished and not continues:
+                if index not in segments.lines and not continues:
                     (self.path / name).unlink()
                     with suppress(OSError):  # its folder has other files
                         (self.path / name).parent.rmdir()

@@ -79,9 +79,7 @@ class MemoryStorage:
         """Return the records of finished tasks with another status than ``done``."""
         return [record for record in self.records() if record.status != "done"]
 
-    def sample(self) -> list[Outcome]:
-        """Return the outcomes that figure, report and evidence are of: of many tasks, only some."""
-        return self.outcomes()
+    sample = outcomes  # that figure, report and evidence are of
 
     def _in_order(self) -> list[Result]:
         return [self.results[index] for index in sorted(self.results)]

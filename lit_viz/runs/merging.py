@@ -28,7 +28,7 @@ def new_folder(out: Path) -> Path:
 
 def intact_tasks(shard: FolderStorage) -> set[int]:
     """Return the finished tasks of a shard that are as they were written, by index."""
-    return set(shard.segments.finished) - {index for index, _ in shard.mismatches()}
+    return set(shard.segments.lines) - {index for index, _ in shard.mismatches()}
 
 
 def merge_tasks(shards: Mapping[FolderStorage, Set[int]], out: Path, options: str, recorded: Mapping[str, Any]) -> None:
@@ -80,7 +80,7 @@ def _select(shard: FolderStorage, indices: Set[int], merged: FolderStorage) -> N
             return None
         return line if given == run else of_run(line, run)
 
-    replaced = segments.finished.keys() - (indices if given == run else ())
+    replaced = segments.lines.keys() - (indices if given == run else ())
     segments.rewrite(change, replaced, damaged=True)
 
 

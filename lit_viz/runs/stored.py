@@ -68,7 +68,7 @@ class StoredTasks(LazySequence[Task]):
         if not np.array_equal(self.lines.indices, np.fromiter(self.indices, np.int64)):
             raise _damaged_queue(path, "lines are missing")
 
-    def _entries(self) -> Iterator[tuple[int, int, int]]:
+    def _entries(self) -> Iterator[tuple[int, int, int, int]]:
         for number, (offset, line) in enumerate(lines_with_offsets(self._path), start=1):
             values = parse_object(line) or {}
             is_part = number == 1 and "total" in values
@@ -80,7 +80,7 @@ class StoredTasks(LazySequence[Task]):
             if is_part:
                 self.part = QueuePart.from_dict(values)
             else:
-                yield values["index"], 0, offset
+                yield values["index"], 0, offset, 0
 
     def _expected_indices(self, count: int) -> Collection[int]:
         """Return the indices that the tasks must have."""
@@ -138,7 +138,7 @@ class StoredRecords(LazySequence[Record]):
         for name, reason in segments.damaged.items():
             remedy = f"{command_line('resume', root)} computes its tasks again"
             raise LitVizError(f"{root / SEGMENTS / name} {reason}: {remedy}")
-        for index in segments.finished if len(tasks) else ():
+        for index in segments.lines if len(tasks) else ():
             if index not in tasks.indices:
                 raise self._damaged(f"there is no task {index}")
 

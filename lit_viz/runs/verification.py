@@ -91,7 +91,7 @@ class LastCheckpoint:
     def check_sources(self, tasks: Iterable[Task]) -> None:
         """Check that no photograph was replaced before its task has read it; errors of
         :func:`~lit_viz.engine.sources.check_sources`."""
-        finished = self._segments.finished.keys() - self.mismatches.keys()
+        finished = self._segments.lines.keys() - self.mismatches.keys()
         check_sources(tasks, finished, self._state.get("inputs", {}))
 
     @cached_property
@@ -99,7 +99,7 @@ class LastCheckpoint:
         """How many tasks are computed again because their files are not as written, and the first of these files;
         None if none is."""
         count = len(self._folder.queue()) if self.seal.is_complete else sum(self._stated.get("segments", {}).values())
-        count = max(count - len(self._segments.finished), 0) + len(self.mismatches)
+        count = max(count - len(self._segments.lines), 0) + len(self.mismatches)
         if not count:
             return None
         first, *others = dict.fromkeys([*self._folder.damaged_segments(), *self.mismatches.values()])
@@ -122,7 +122,7 @@ class LastCheckpoint:
 
     def is_finished(self, tasks: Sequence[Task]) -> bool:
         """Return whether every task is finished and complete."""
-        return len(self._segments.finished) == len(tasks) and not self.mismatches
+        return len(self._segments.lines) == len(tasks) and not self.mismatches
 
     def is_untouched(self, tasks: Sequence[Task]) -> bool:
         """Return whether the run is finished, and all files are as written that can't be made from the others."""

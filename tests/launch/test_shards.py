@@ -287,7 +287,7 @@ folder.load()
 queue, records = folder.queue(), folder.records()
 count = len(queue)
 assert sum(task.seed for task in queue) == count * (count - 1) // 2
-assert (len(records), records[-1].index, len(folder.segments.finished)) == (count, count - 1, count)
+assert (len(records), records[-1].index, len(folder.segments.lines)) == (count, count - 1, count)
 folder.seal()
 assert sum(record.index for record in folder.records()[::50]) == sum(range(0, count, 50))
 print(tracemalloc.get_traced_memory()[1])

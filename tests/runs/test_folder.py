@@ -18,7 +18,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.runs import segments as segments_module
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import curves_of, snapshots_of
-from lit_viz.runs.segments import MOST_TASKS, Contents, segment_files, signed
+from lit_viz.runs.segments import MOST_TASKS, Contents, segment_files, signed, task_line
 from lit_viz.runs.verification import LastCheckpoint
 from lit_viz.types import Record, Task, index_of
 from lit_viz.utils.files import FORMAT
@@ -348,7 +348,7 @@ def test_a_commit_waits_for_a_thread_that_reads_the_segments(folder, monkeypatch
     assert folder.commit()["store"]["segments"] == {"000000.jsonl": 1}
     reader.join()
     assert folder.commit()["store"]["segments"] == {"000000.jsonl": 1}
-    assert list(folder.segments.finished) == [0]
+    assert list(folder.segments.lines) == [0]
 
 
 def test_frames_are_ordered_by_iteration(folder):
@@ -478,3 +478,34 @@ def test_a_store_of_other_types_in_a_checkpoint_is_one_sentence(folder, store):
     state = {"format": FORMAT, "slots": [], "finished": {}}
     with pytest.raises(LitVizError, match="the checkpoint is damaged"):
         LastCheckpoint(folder, {"lit_viz": state, "store": store})
+
+
+def test_statuses_of_many_tasks_take_little_memory(folder):
+    count = 3000
+    for index in range(count):
+        text = '{"kind": "record"}'
+        folder._pending[index] = task_line(Record.of(task(index)), folder.digest, text, Contents().text())
+    folder.commit()
+    folder.segments.values(0)
+    tracemalloc.start()
+    folder.load()
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert dict(folder.segments.statuses()) == dict.fromkeys(range(count), "done")
+    assert size < 50 * count
+
+
+def test_a_segment_that_another_process_replaces_is_read_again(folder):
+    for index in range(3):
+        finish(folder, index)
+    folder.commit()
+    opened = FolderStorage(folder.path)
+    records, segments = opened.records(), opened.segments
+    assert [record.iterations for record in records] == [3, 3, 3]
+    folder.amend([records[0].amend(error="a longer line"), records[2].amend(iterations=4)])
+    sentence = r"records/000000.jsonl was replaced after the run was opened: open the run again$"
+    for read in (lambda: records[1], lambda: list(records), lambda: segments.values(2)):
+        with pytest.raises(LitVizError, match=sentence):
+            read()
+    assert [record.iterations for record in opened.records()] == [3, 3, 4]
+    assert opened.records()[0].error == "a longer line"

@@ -155,7 +155,7 @@ def test_a_saved_run_of_memory_has_a_checkpoint(tmp_path: Path) -> None:
     checkpoint = AtomicCheckpointIO().load_checkpoint(folder.path / LAST_CHECKPOINT)
     assert checkpoint["lit_viz"]["slots"] == []
     assert checkpoint["store"] == {"segments": {"000000.jsonl": 3}, "in_progress": {}, "snapshots": 6}
-    assert folder.segments.finished == {0: "done", 1: "done", 2: "failed"}
+    assert dict(folder.segments.statuses()) == {0: "done", 1: "done", 2: "failed"}
     assert list(folder.mismatches()) == []
 
 
