@@ -10,12 +10,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from lit_viz.engine.shards import Shard
 from lit_viz.errors import ArgumentError, require
 from lit_viz.launch.merge import shard_folders
 from lit_viz.runs.access import is_run
 from lit_viz.runs.folder import FolderStorage, write_exports
-from lit_viz.runs.layout import CONFIG, LAST_CHECKPOINT, MANIFEST, SEGMENTS
+from lit_viz.runs.layout import CONFIG, LAST_CHECKPOINT, LOCK, MANIFEST, SEGMENTS
 from lit_viz.runs.seal import Seal
 from lit_viz.runs.segments import segment_files
 from lit_viz.runs.verification import LastCheckpoint, verify_segments
@@ -27,7 +29,8 @@ class RunState:
 
     Attributes:
         folder: its run folder.
-        state: ``complete``, ``running``, ``stalled`` without a recent save, or ``not started``.
+        state: ``complete``, ``running``, ``stalled`` without a recent save and a process that writes it, or ``not
+            started``.
         tasks: number of tasks.
         done, skipped, failed: number of finished tasks by status.
         rate: tasks per second that the last process has finished; None of a complete run.
@@ -70,8 +73,8 @@ def run_states(folders: Sequence[str | Path], stale: float = 300.0, export: str 
 
     Args:
         folders: run folders, or folders with the shards of a run.
-        stale: seconds without a save after which a run that is not complete is stalled. A run saves every 30 seconds,
-            or as ``checkpoint_every`` states.
+        stale: seconds without a save after which a run that is not complete, and whose folder no process has locked, is
+            stalled. A run saves every 30 seconds, or as ``checkpoint_every`` states, and at the end of a step.
         export: folder outside of the runs, to which ``results.jsonl`` and ``metrics.csv`` with the finished tasks are
             written, those of one run after another.
 
@@ -146,10 +149,25 @@ def _state_of(folder: FolderStorage, stale: float) -> RunState:
     if Seal.read(folder.path).is_complete:
         return replace(state, state="complete", age=age)
     rate = None if state.finished == tasks else _rate(folder, max(saves))
-    if age > stale:
+    if age > stale and not _is_locked(path):
         return replace(state, state="stalled", rate=rate, age=age)
     left = None if rate is None else (tasks - state.finished) / rate
     return replace(state, rate=rate, seconds_left=left, age=age)
+
+
+def _is_locked(run: Path) -> bool:
+    """Return whether a process writes a run; one of another machine is only seen where the file system has locks."""
+    if not (run / LOCK).exists():
+        return False
+    lock = FileLock(run / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # of another user
+        return False
+    lock.release()
+    return False
 
 
 def _rate(folder: FolderStorage, last: float) -> float | None:

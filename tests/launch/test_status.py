@@ -14,6 +14,7 @@ import lit_viz as lv
 from lit_viz.errors import Interrupted, LitVizError
 from lit_viz.launch.status import run_states, total
 from lit_viz.networks import Network
+from lit_viz.runs.access import run_lock
 from tests.support.segments import change_text
 from tests.support.shards import stop_at
 
@@ -91,6 +92,25 @@ def test_a_slow_task_is_not_stalled(smooth: Network, tmp_path: Path, monkeypatch
     assert state.done == 3
     assert state.rate == pytest.approx(3 / 900)
     assert state.seconds_left == pytest.approx(4 * 300)
+
+
+def test_a_step_that_takes_longer_than_the_limit_is_not_stalled(
+    smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        stop_at(patched, index=2)
+        with pytest.raises(Interrupted):
+            run_shard(smooth, out, None)
+    age(out, 1000.0)
+    (out / ".lock").touch()  # of a process that was killed
+    assert run_states([out])[0].state == "stalled"
+    with run_lock(out):
+        age(out, 1000.0)
+        assert run_states([out])[0].state == "running"
+        with pytest.raises(LitVizError, match="is in use"), run_lock(out):
+            pass
+    assert run_states([out])[0].state == "stalled"
 
 
 def test_the_states_of_merged_runs(smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
