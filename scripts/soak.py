@@ -9,7 +9,7 @@ A case is a step rule of each family on a small network. Images, arrays, frames,
 seconds, must equal the undisturbed run byte by byte. Damage is tried on runs with one slot: a missing task is computed
 again alone, and only an equal sequence of batches gives equal bits.
 
-kill       SIGKILL at a random time; the resumed run is equal
+kill       SIGKILL at a random time, of tiles while some are in progress; the resumed run is equal
 signal     SIGINT or SIGTERM at a random time; exit status 130 or 143 within a minute, or the time of a run if
            longer; the resumed run is equal
 limit      the file size limit is reached, as on a full disk; one line of error; the resumed run is equal
@@ -131,6 +131,8 @@ def _disturb(name: str, trials: Sequence[str], repeats: int, draw: random.Random
                 failures += 1
                 if case.run.exists():
                     shutil.copytree(case.run, folder / f"failed_{trial}_{failures}", symlinks=True)
+        if trial == "kill":
+            print(f"{name}: {case.hits} of {repeats} kills hit tasks in progress", flush=True)
     if failures:
         print(f"see {folder}")
     else:

@@ -23,10 +23,14 @@ from .material import CASES, COMMON, LARGE, OFFLINE
 
 
 class Case:
-    """A command, its undisturbed run, and the time that the run took."""
+    """A command, its undisturbed run, and the time that the run took.
+
+    Attributes:
+        hits: number of the kills while tasks were in progress, as the last checkpoint states.
+    """
 
     def __init__(self, name: str, folder: Path, draw: random.Random, slots: int) -> None:
-        self.name, self.draw = name, draw
+        self.name, self.draw, self.hits = name, draw, 0
         self.folder = folder / f"slots_{slots}"
         self.folder.mkdir()
         self.words = [*CASES[name], *COMMON, "--slots", str(slots)]
@@ -54,14 +58,13 @@ class Case:
         """Return the times of the checkpoints of the run, or of its shards."""
         return {path: path.stat().st_mtime_ns for path in self.folder.glob(f"{self.run.name}*/**/last.ckpt")}
 
-    def progress(self) -> str:
-        """Return how many tasks are finished and in progress, as the last checkpoint states."""
+    def progress(self) -> tuple[int, int] | None:
+        """Return how many tasks are finished and in progress, as the last checkpoint states; None without one."""
         saves = self.saves()
         if not saves:
-            return "no checkpoint"
+            return None
         checkpoint = AtomicCheckpointIO().load_checkpoint(max(saves, key=saves.__getitem__))
-        finished = sum(checkpoint["store"]["segments"].values())
-        return f"{finished} finished, {len(checkpoint['lit_viz']['slots'])} in progress"
+        return sum(checkpoint["store"]["segments"].values()), len(checkpoint["lit_viz"]["slots"])
 
     def resumed_difference(self) -> str:
         """Resume the run, or start it without a folder, and return its differences."""
@@ -78,15 +81,31 @@ class Case:
 
 def kill(case: Case) -> tuple[str, str]:
     process = case.start()
-    if case.draw.random() < 0.4:
+    if case.draw.random() < 0.4 and LARGE not in CASES[case.name]:
         time.sleep(after := case.draw.uniform(0, 1) * case.seconds)
         moment = f"after {after:.1f} s"
     else:
         wait_for_saves(case, process, count := case.draw.randint(1, 8))
         moment = f"after checkpoint {count}"
+    if LARGE in CASES[case.name]:
+        wait_for_tasks(case, process)
     process.kill()
     process.join()
-    return f"{moment}, {case.progress()}", case.resumed_difference()
+    progress = case.progress()
+    if progress is None:
+        return f"{moment}, no checkpoint", case.resumed_difference()
+    finished, in_progress = progress
+    case.hits += in_progress > 0
+    return f"{moment}, {finished} finished, {in_progress} in progress", case.resumed_difference()
+
+
+def wait_for_tasks(case: Case, process: BaseProcess) -> None:
+    """Wait until the last checkpoint has tasks in progress: few checkpoints of a run by tiles have."""
+    while process.exitcode is None:
+        progress = case.progress()
+        if progress is not None and progress[1]:
+            return
+        time.sleep(0.002)
 
 
 def wait_for_saves(case: Case, process: BaseProcess, count: int) -> None:
