@@ -24,7 +24,8 @@ logger     the process of W&B is stopped during the run; the run exits within tw
 frozen     one of two ranks is stopped; the other one names it and exits, and the resumed run is equal
 edits      a user edits a finished run; check and log state nothing from it, or make the file again; the resumed run
            is equal
-memory     the peak of 3,000 tasks is at most 60 MB above that of 300, with figure, report and two loggers
+memory     the peak of 3,000 tasks is at most 60 MB above that of 300, with figure, report and two loggers, in files,
+           in tars, and of two shards in tars that are merged
 crafted    folders that no version has written, confirmed by their manifests, FIFOs, devices and links in place of
            files, and command lines of enormous numbers; each command exits with status 0, or one line of error
 

@@ -36,10 +36,19 @@ def _forked(words: list[str], errors: Path, limit: int | None) -> None:
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     with errors.open("w") as stream, redirect_stderr(stream), redirect_stdout(stream):
-        while words:
-            end = words.index(THEN) if THEN in words else len(words)
-            run_command(words[:end])
-            words = words[end + 1 :]
+        for command in commands_of(words):
+            run_command(command)
+
+
+def commands_of(words: Sequence[str]) -> list[list[str]]:
+    """Return the commands of words with :data:`THEN` between two of them."""
+    commands: list[list[str]] = [[]]
+    for word in words:
+        if word == THEN:
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    return commands
 
 
 def writing(name: str, words: Sequence[str], out: Path) -> list[str]:
