@@ -475,6 +475,19 @@ def test_a_merge_that_was_killed_is_continued_by_the_same_command(
     assert verify(open_run(out)) == []
 
 
+def test_a_run_that_was_opened_before_its_records_were_replaced(runs: Runs, smooth: Network, tmp_path: Path) -> None:
+    """Its records are read when they are accessed, at other places now."""
+    run = shutil.copytree(runs.made("tar", "finished"), tmp_path / "run")
+    opened = lv.resume(run, smooth)
+    assert [record.iterations for record in opened.records] == [2] * COUNT
+    folder = open_run(run)
+    folder.amend([record.amend(iterations=1234) for record in folder.records()])
+    for read in (lambda: opened.records, lambda: opened.outcomes[1], lambda: list(opened.outcomes)):
+        with pytest.raises(LitVizError, match=r"records/00000\d.jsonl was replaced after the run was opened: open the"):
+            read()
+    assert [record.iterations for record in lv.resume(run, smooth).records] == [1234] * COUNT
+
+
 @pytest.mark.parametrize("place", ["write", "fsync"])
 @pytest.mark.parametrize("store", STORES)
 def test_a_disk_that_is_full_while_evidence_replaces_a_segment(
