@@ -22,6 +22,7 @@ from lit_viz.evidence.attacks.diagnostics import cost_of_stronger_attacks, diagn
 from lit_viz.evidence.attacks.files import FileValues, RecordedFile
 from lit_viz.evidence.attacks.mismatches import mismatches
 from lit_viz.evidence.comparison import Readings, goal_task
+from lit_viz.evidence.pictures import different_pictures
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.images.formats import FileFormat
 from lit_viz.methods import AdversarialExample
@@ -165,6 +166,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
             settings=settings_of(module.attack),
             iterations=module.last_iteration(task),
             reading=None if self.settings.at_end_of_run else self._readings.fields(task),
+            pictures=() if self.settings.at_end_of_run else [*different_pictures(outcome, self.storage.path)],
         )
 
     def _break_down(self) -> EvidencePart:

@@ -23,6 +23,7 @@ from lit_viz.evidence.comparison import (
     report_mismatches,
 )
 from lit_viz.evidence.judges import held_out_judge
+from lit_viz.evidence.pictures import different_pictures
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier, means
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.photographs import contrast_fields
@@ -93,6 +94,7 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization, Visualizati
             record = outcome.record
             evaluated = _evaluate(outcome, self.storage.task(record.index), self.module)
             reasons = [*self._reasons[record.index], *evaluated.mismatches(record, self.module)]
+            reasons += different_pictures(outcome, self.storage.path)
             verdicts.append({"index": record.index} | evaluated.verdict(record, self.module.network))
             if reasons:
                 wrong.append((record.file or record.key, "; ".join(reasons)))

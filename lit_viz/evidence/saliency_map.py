@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from lit_viz.attributions.reducers import reduce_channels
 from lit_viz.engine.module import image_digest
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.comparison import Readings, Scored, different_reading, different_value, report_mismatches
+from lit_viz.evidence.pictures import different_picture, different_pictures
 from lit_viz.evidence.saliency.faithfulness import evaluate_maps
 from lit_viz.evidence.saliency.mismatches import map_mismatches
 from lit_viz.evidence.verifier import EvidencePart, EvidenceSettings, OutcomeVerifier
@@ -197,9 +199,16 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
         if reference_boxes(self.settings) is None and record.iou is not None:
             yield f"iou None, recorded {record.iou}"
         task = self.storage.task(record.index)
-        image = None if is_in_tar else outcome.image()  # pictures of a tar are drawn when they are shown
-        yield from map_mismatches(record, task, self.module, attribution, scored, image)
+        yield from map_mismatches(record, task, self.module, attribution, scored)
         yield from different_reading(record, self._readings.fields(task))
+        yield from different_pictures(outcome, self.storage.path)
+        if self.storage.path is not None and record.file is not None:
+            yield from different_picture(self.storage.path / record.file, self._drawn(record, attribution), "the map")
+
+    def _drawn(self, record: SaliencyRecord, attribution: Tensor) -> Tensor:
+        """Return the picture of a map ``(3, H, W)``."""
+        reduced = reduce_channels(attribution, record.reducer)[0]
+        return self.module.picture(self.module.methods[record.method], reduced, attribution).picture
 
     def _measure(self) -> EvidencePart:
         """Compute the saliency metrics."""

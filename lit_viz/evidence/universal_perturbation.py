@@ -18,9 +18,11 @@ from lit_viz.evidence.attacks.files import RecordedFile
 from lit_viz.evidence.attacks.mismatches import mismatches
 from lit_viz.evidence.attacks.robustness import wilson_interval
 from lit_viz.evidence.comparison import goal_task
+from lit_viz.evidence.pictures import different_picture
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier, means
 from lit_viz.images.formats import PICTURE
 from lit_viz.images.reading import decode, encode_png
+from lit_viz.images.rendering import difference
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.photographs import resolve
 from lit_viz.methods.universal_perturbation import magnification
@@ -132,6 +134,10 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation, Unive
         values: dict[str, Any] = {"attack": short_name(type(attack)), "norm": attack.norm.name, "eps": eps, **measured}
         values["photographs"] = len(photographs)
         values["magnified"] = magnification(attack.norm, eps)
+        root = self.storage.path
+        if root is not None and record.file is not None and array is not None:
+            picture = difference(array, torch.zeros_like(array), values["magnified"])[0]
+            yield from different_picture(root / record.file, picture, "the perturbation")
         for name in ("trained_on", "held_out", "fooling_rate", "held_out_fooling_rate"):
             values[name] = getattr(expected, name)
         for name, value in values.items():

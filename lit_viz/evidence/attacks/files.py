@@ -36,6 +36,7 @@ class RecordedFile:
         norm, eps: of the ball, in units of [0, 1]; ``eps`` is None for an attack without budget.
         iterations: most updates of the image; None if they are not compared.
         reading: what reading the photograph finds; None if it is not compared.
+        pictures: which pictures do not show the values that they are drawn from.
     """
 
     file: str
@@ -49,6 +50,7 @@ class RecordedFile:
     settings: Mapping[str, Any] = field(default_factory=dict)
     iterations: int | None = None
     reading: Mapping[str, Any] | None = None
+    pictures: Sequence[str] = ()
 
     @property
     def format(self) -> FileFormat:

@@ -93,6 +93,7 @@ def _reasons(file: RecordedFile, values: FileValues, network: Network) -> Iterat
             yield f"status {status}, recorded {record.status}"
     yield from _attack(file)
     yield from different_reading(record, file.reading)
+    yield from file.pictures
     if isinstance(record, AdversarialRecord):
         yield from different_region(record, network.output)
     if file.iterations is not None and record.status == "done":

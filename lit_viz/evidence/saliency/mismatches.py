@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lit_viz.attributions import Attribution
@@ -27,7 +26,6 @@ from lit_viz.evidence.comparison import (
     goal_task,
 )
 from lit_viz.evidence.saliency.errors import different_errors
-from lit_viz.images.reading import to_uint8
 from lit_viz.methods import SaliencyMap
 from lit_viz.methods.photographs import contrast_fields, resolve
 from lit_viz.runs.records import SaliencyRecord
@@ -47,7 +45,6 @@ def map_mismatches(
     module: SaliencyMap,
     attribution: Tensor,
     scored: Scored | None,
-    image: Tensor | None,
 ) -> Iterator[str]:
     """Yield the differences of a record from what is computed, beyond what another machine explains.
 
@@ -57,7 +54,6 @@ def map_mismatches(
         module: the method.
         attribution: the map ``(C, H, W)`` as it is stored.
         scored: scores of the photograph by the original network; None if it is missing.
-        image: the picture of the map ``(3, H, W)``, if it has one of its own.
     """
     method = module.methods[record.method]
     yield from _method_mismatches(record, module, method)
@@ -66,8 +62,6 @@ def map_mismatches(
     yield from different_iterations(record, evaluations, fewest=evaluations if _makes_all(method) else 0)
     if not is_reduced(record):
         yield from different_errors(record, method, attribution)
-    if image is not None:
-        yield from _picture_mismatches(record, module, method, attribution, image)
     if scored is not None:
         resolved = module.resolve_task(goal_task(module, task, record), scored.logits)
         yield from _goal_mismatches(record, resolved, module, scored)
@@ -119,17 +113,6 @@ def _makes_all(method: Attribution) -> bool:
     if method.tolerance is not None or not isinstance(method, Estimator):
         return False
     return type(method).converged is Estimator.converged or method.evaluations == 1
-
-
-def _picture_mismatches(
-    record: SaliencyRecord, module: SaliencyMap, method: Attribution, attribution: Tensor, image: Tensor
-) -> Iterator[str]:
-    """Yield a mismatch if the picture is not that of the map, beyond the rounding of a level."""
-    drawn = module.picture(method, reduce_channels(attribution, record.reducer)[0], attribution).picture
-    levels = torch.from_numpy(to_uint8(drawn)).permute(2, 0, 1).int()
-    found = torch.from_numpy(to_uint8(image)).permute(2, 0, 1).int()
-    if levels.shape != found.shape or int((levels - found).abs().max()) > 1:
-        yield "the picture is not that of the map"
 
 
 def _are_same_bands(computed: Mapping[str, float] | None, recorded: Mapping[str, float] | None, size: float) -> bool:

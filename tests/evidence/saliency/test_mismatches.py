@@ -159,7 +159,7 @@ def test_a_picture_of_another_map_is_named(finished: Path, copied: Copied) -> No
     other = run.folder / str(run.record(1).file)
     (run.folder / name).write_bytes(other.read_bytes())
     rewrite(run.folder, lambda _: None)
-    assert "the picture is not that of the map" in run.stated()
+    assert "is not that of the map" in run.stated()
 
 
 def test_rounding_on_another_machine_is_no_mismatch(finished: Path, copied: Copied) -> None:
