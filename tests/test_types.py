@@ -14,7 +14,13 @@ import pytest
 
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.errors import LitVizError
-from lit_viz.runs.evidence import Evidence, FileEvidence, LocalizationEvidence, RobustnessEvidence, RobustnessPoint
+from lit_viz.runs.evidence import (
+    AdversarialEvidence,
+    FileEvidence,
+    LocalizationEvidence,
+    RobustnessEvidence,
+    RobustnessPoint,
+)
 from lit_viz.runs.records import (
     AdversarialRecord,
     ClassImageRecord,
@@ -164,9 +170,9 @@ def test_layers_of_images_are_fields_and_those_of_maps_settings() -> None:
             "iteration is not a key of Record; did you mean 'iterations'?",
         ),
         (PerturbedImageRecord, {"novel": 1, "index": 0, "name": "cat"}, "novel is not a key of PerturbedImageRecord"),
-        (Evidence, {"novel": 1}, "novel is not a key of Evidence"),
+        (AdversarialEvidence, {"novel": 1}, "novel is not a key of AdversarialEvidence"),
         (LocalizationEvidence, {"quantile": 0.9}, "quantile is not a key of LocalizationEvidence"),
-        (Evidence, {"files": {"read": 1, "wrong": [], "lost": 2}}, "lost is not a key of FileEvidence"),
+        (AdversarialEvidence, {"files": {"read": 1, "wrong": [], "lost": 2}}, "lost is not a key of FileEvidence"),
     ],
 )
 def test_unknown_keys_are_rejected_by_name(kind: type[JsonObject], values: dict[str, Any], words: str) -> None:
@@ -238,14 +244,14 @@ def test_the_text_of_evidence_is_one_line_per_part() -> None:
     files = FileEvidence(read=2, tasks=3, wrong=[])
     point = RobustnessPoint(eps="1/255", robust=1, photographs=2, share=0.5, low=0.1, high=0.9)
     robustness = RobustnessEvidence(what="robust accuracy", norm="linf", points=[point])
-    assert repr(Evidence(files=files, robustness=robustness)) == "\n".join(
+    assert repr(AdversarialEvidence(files=files, robustness=robustness)) == "\n".join(
         [
-            "Evidence",
+            "AdversarialEvidence",
             "  files: read 2, tasks 3, wrong none",
             "  robustness: what robust accuracy, norm linf, points 1 value",
         ]
     )
-    assert repr(Evidence()) == "Evidence (empty)"
+    assert repr(AdversarialEvidence()) == "AdversarialEvidence (empty)"
 
 
 def test_an_amended_task_is_the_replaced_one() -> None:

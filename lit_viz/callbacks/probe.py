@@ -23,6 +23,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError, did_you_mean, first_line
+from lit_viz.evidence.verifier import verifier_of
 from lit_viz.figures.epochs import delete_epochs, epoch_folder, epoch_folders, save_epochs
 from lit_viz.loggers import adapter
 from lit_viz.loggers.base import CaptionedImage
@@ -291,7 +292,8 @@ class Probe(Callback):
             for result in results:
                 folder.add_result(result)
             folder.commit()
-            write_report(folder, presentation_of(type(module)))
+            method = type(module)
+            write_report(folder, presentation_of(method), verifier_of(method).evidence_class())
             folder.seal()
         errors = [result.record.error for result in results if result.record.status == "failed"]
         if errors:

@@ -25,6 +25,7 @@ from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.engine.ranks import RankStatus
 from lit_viz.errors import LitVizError, Terminated
+from lit_viz.evidence.verifier import verifier_of
 from lit_viz.presentations import presentation_of, recorded_method
 from lit_viz.report.page import write_report
 from lit_viz.runs.access import run_lock
@@ -215,7 +216,8 @@ class RunFolder(Callback):
         self._writer.on_train_end(trainer, pl_module)
         assert isinstance(pl_module, ImageTraining)
         if len(pl_module.finished) == len(pl_module.tasks):
-            write_report(self._folder, presentation_of(type(pl_module)))
+            method = type(pl_module)
+            write_report(self._folder, presentation_of(method), verifier_of(method).evidence_class())
             self._folder.seal()
         self._writer = None
         self._lock.close()

@@ -27,8 +27,8 @@ from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.images.formats import FileFormat
 from lit_viz.methods import AdversarialExample
 from lit_viz.runs.evidence import (
+    AdversarialEvidence,
     DiagnosisEvidence,
-    Evidence,
     FileEvidence,
     RobustnessEvidence,
     RobustnessPoint,
@@ -60,9 +60,10 @@ class Explanation(EvidencePart):
     attacks: Sequence[ExplainedAttack]
 
 
-class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, AdversarialRecord]):
+class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, AdversarialRecord, AdversarialEvidence]):
     """Verifier of adversarial examples; all of their evidence reads files."""
 
+    evidence_class: ClassVar[type[AdversarialEvidence]] = AdversarialEvidence
     applicable: ClassVar[tuple[str, ...]] = ("trust",)
 
     def __init__(self, *arguments: Any) -> None:
@@ -146,7 +147,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
             fooled=counts["fooled"],
             wrong=[*wrong.values()],
         )
-        return EvidencePart(Evidence(files=evidence), not wrong)
+        return EvidencePart(AdversarialEvidence(files=evidence), not wrong)
 
     def _recorded_file(self, outcome: Outcome[AdversarialRecord]) -> RecordedFile:
         module, record = self.module, outcome.record
@@ -172,7 +173,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
     def _break_down(self) -> EvidencePart:
         """Count the successes of the members of an ensemble."""
         members = robustness.ensemble_breakdown(self.outcomes)
-        return EvidencePart(Evidence(survivors=members) if members else None)
+        return EvidencePart(AdversarialEvidence(survivors=members) if members else None)
 
     def _measure_robustness(self) -> EvidencePart:
         """Compute the share of robust photographs by radius."""
@@ -198,7 +199,7 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
         are_pictures = all(record.format is None for record in records)
         files = None if are_pictures else "other than pictures of 8 bits"
         evidence = RobustnessEvidence(what=label, norm=norm, points=points, files=files)
-        return EvidencePart(Evidence(robustness=evidence))
+        return EvidencePart(AdversarialEvidence(robustness=evidence))
 
     def _diagnose(self) -> EvidencePart:
         """Determine whether the failures of the attack are credible."""
@@ -208,13 +209,13 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
         if harder is not None:
             reasons += harder.reasons
             tried += harder.tried
-        return EvidencePart(Evidence(trust=DiagnosisEvidence(reasons=reasons, tried=tried, harder=harder)))
+        return EvidencePart(AdversarialEvidence(trust=DiagnosisEvidence(reasons=reasons, tried=tried, harder=harder)))
 
     def _stronger_attacks(self) -> DiagnosisEvidence | None:
         """Return the results of stronger attacks, which ``trust`` selects, or else of an earlier check."""
         settings, attack, original = self.settings, self.module.attack, self.module.network
         if not settings.trust:
-            earlier = None if settings.at_end_of_run else self.storage.evidence().trust
+            earlier = None if settings.at_end_of_run else self.storage.evidence(AdversarialEvidence).trust
             return None if earlier is None else earlier.harder  # of the same files
         assert isinstance(attack, BudgetAttack)
         original.rule.require_exclusive("trust")
@@ -224,10 +225,10 @@ class AdversarialExampleVerifier(OutcomeVerifier[AdversarialExample, Adversarial
 
     def _measure_transfer(self) -> EvidencePart:
         """Evaluate held-out networks on the files."""
-        return EvidencePart(Evidence(transfer=robustness.transfers(self.outcomes, self.module.network)))
+        return EvidencePart(AdversarialEvidence(transfer=robustness.transfers(self.outcomes, self.module.network)))
 
     @classmethod
-    def scalars(cls, records: Sequence[AdversarialRecord], evidence: Evidence) -> dict[str, float]:
+    def scalars(cls, records: Sequence[AdversarialRecord], evidence: AdversarialEvidence) -> dict[str, float]:
         scalars = super().scalars(records, evidence)
         if evidence.robustness is not None:
             for point in evidence.robustness.points:

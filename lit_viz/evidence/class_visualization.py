@@ -28,7 +28,7 @@ from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier, means
 from lit_viz.methods import ClassVisualization
 from lit_viz.methods.photographs import contrast_fields
 from lit_viz.networks import Network
-from lit_viz.runs.evidence import Evidence, ImageEvidence
+from lit_viz.runs.evidence import ImageEvidence, VisualizationEvidence
 from lit_viz.runs.records import Judgment, VisualizationRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.types import Record, Task
@@ -38,9 +38,10 @@ _TOLERANCE = 0.01
 _OF_RANK = 0.02  # relative: the ranks of improbable classes are close
 
 
-class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization, VisualizationRecord]):
+class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization, VisualizationRecord, VisualizationEvidence]):
     """Verifier of images of classes, layers and channels."""
 
+    evidence_class: ClassVar[type[VisualizationEvidence]] = VisualizationEvidence
     applicable: ClassVar[tuple[str, ...]] = ("images",)
 
     def __init__(self, *arguments: Any) -> None:
@@ -104,7 +105,7 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization, Visualizati
         pictures = ImageEvidence(
             read=count, tasks=len(self.outcomes), same=count - len(wrong), wrong=names, verdicts=verdicts
         )
-        return EvidencePart(Evidence(pictures=pictures), not wrong)
+        return EvidencePart(VisualizationEvidence(pictures=pictures), not wrong)
 
     def _compare_with_photographs(self) -> EvidencePart:
         """Compute how natural the images are, compared with photographs of their classes."""
@@ -114,10 +115,10 @@ class ClassVisualizationVerifier(OutcomeVerifier[ClassVisualization, Visualizati
             if outcome.record.target is not None and image is not None:
                 images.append((outcome.record, image))
         naturalness = class_image_naturalness(self.module.network, self.settings.images, images)
-        return EvidencePart(Evidence(naturalness=naturalness))
+        return EvidencePart(VisualizationEvidence(naturalness=naturalness))
 
     @classmethod
-    def scalars(cls, records: Sequence[VisualizationRecord], evidence: Evidence) -> dict[str, float]:
+    def scalars(cls, records: Sequence[VisualizationRecord], evidence: VisualizationEvidence) -> dict[str, float]:
         scalars = super().scalars(records, evidence)
         verdicts = correct = 0
         for record in records:

@@ -20,7 +20,7 @@ from lit_viz.evidence.verifier import EvidencePart, EvidenceSettings, OutcomeVer
 from lit_viz.localization.objects import Localization, import_opencv, localize_run
 from lit_viz.localization.reference_boxes import ReferenceBoxes, match_boxes, read_boxes
 from lit_viz.methods import SaliencyMap
-from lit_viz.runs.evidence import Evidence, RecordEvidence, VerifiedFiles
+from lit_viz.runs.evidence import RecordEvidence, SaliencyEvidence, VerifiedFiles
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.utils.files import plain
@@ -31,22 +31,23 @@ CAPTUM_SECONDS = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparedMaps(EvidencePart):
+class ComparedMaps(EvidencePart[SaliencyEvidence]):
     """The comparison with Captum, with maps of the reference by task index."""
 
     references: Mapping[int, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalizedMaps(EvidencePart):
+class LocalizedMaps(EvidencePart[SaliencyEvidence]):
     """The localization, with its masks."""
 
     localization: Localization
 
 
-class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
+class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord, SaliencyEvidence]):
     """Verifier of saliency maps."""
 
+    evidence_class: ClassVar[type[SaliencyEvidence]] = SaliencyEvidence
     applicable: ClassVar[tuple[str, ...]] = ("faithfulness",)
 
     def __init__(self, *arguments: Any) -> None:
@@ -89,7 +90,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
             half=settings.precision,
             notify=settings.notify,
         )
-        return ComparedMaps(Evidence(captum=comparison), comparison.passed is not False, references=references)
+        return ComparedMaps(SaliencyEvidence(captum=comparison), comparison.passed is not False, references=references)
 
     def _time_limit(self) -> float | None:
         """Return the seconds of the comparison with Captum; None for no limit."""
@@ -112,7 +113,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
         before = records_of(self.outcomes)
         localization = localize_run(self.outcomes, reducers, self._truth, self.storage)
         self._compare_boxes(before)
-        return LocalizedMaps(Evidence(localization=localization.evidence()), localization=localization)
+        return LocalizedMaps(SaliencyEvidence(localization=localization.evidence()), localization=localization)
 
     def _compare_boxes(self, before: Sequence[SaliencyRecord]) -> None:
         """Compare the boxes of records, where they had some, with those that were computed again."""
@@ -145,7 +146,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
             if stated:
                 wrong[record.name] = None
                 self.settings.notify(f"{record.name}: {'; '.join(stated)}")
-        return EvidencePart(Evidence(texts=VerifiedFiles(read=len(texts), wrong=list(wrong))), not wrong)
+        return EvidencePart(SaliencyEvidence(texts=VerifiedFiles(read=len(texts), wrong=list(wrong))), not wrong)
 
     def _verify_records(self) -> EvidencePart:
         """Compare each record with its map, its photograph, and the prediction of the original network for it."""
@@ -173,7 +174,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
         if missing:
             self.settings.notify(f"{pluralize(missing, 'photograph')} missing, so their predictions can't be verified")
         evidence = RecordEvidence(read=read, tasks=len(self.outcomes), missing=missing, wrong=names)
-        return EvidencePart(Evidence(records=evidence), not wrong)
+        return EvidencePart(SaliencyEvidence(records=evidence), not wrong)
 
     def _scored(self, photograph: Tensor, scores: dict[str, Scored]) -> Scored:
         """Return the scores of a photograph, which is evaluated once."""
@@ -220,10 +221,10 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord]):
             truth=self._truth,
             notify=self.settings.notify,
         )
-        return EvidencePart(Evidence(faithfulness=metrics))
+        return EvidencePart(SaliencyEvidence(faithfulness=metrics))
 
     @classmethod
-    def scalars(cls, records: Sequence[SaliencyRecord], evidence: Evidence) -> dict[str, float]:
+    def scalars(cls, records: Sequence[SaliencyRecord], evidence: SaliencyEvidence) -> dict[str, float]:
         scalars = super().scalars(records, evidence)
         passed = checked = 0
         if evidence.captum is not None:

@@ -26,7 +26,7 @@ from lit_viz.images.rendering import difference
 from lit_viz.methods import UniversalPerturbation
 from lit_viz.methods.photographs import resolve
 from lit_viz.methods.universal_perturbation import magnification
-from lit_viz.runs.evidence import Evidence, FileEvidence
+from lit_viz.runs.evidence import FileEvidence, UniversalEvidence
 from lit_viz.runs.records import UniversalRecord, has_several_radii, label_with_eps
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.runs.task_files import exact_image
@@ -36,9 +36,10 @@ from lit_viz.utils.parts import short_name
 _TOLERANCE = 1e-6  # relative, of a length, for another order of summation
 
 
-class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation, UniversalRecord]):
+class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation, UniversalRecord, UniversalEvidence]):
     """Verifier of universal perturbations; their evidence reads the files of all photographs."""
 
+    evidence_class: ClassVar[type[UniversalEvidence]] = UniversalEvidence
     applicable: ClassVar[tuple[str, ...]] = ("trust",)
 
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
@@ -72,7 +73,7 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation, Unive
         self.storage.amend(amended)
         if settings.at_end_of_run and settings.explain:
             settings.notify("explain does not apply to universal perturbations: lit-viz saliency explains files")
-        return EvidencePart(Evidence(files=FileEvidence(read=read, wrong=wrong), universal=rates), not wrong)
+        return EvidencePart(UniversalEvidence(files=FileEvidence(read=read, wrong=wrong), universal=rates), not wrong)
 
     def _verify(self, outcome: Outcome, record: UniversalRecord) -> tuple[int, UniversalRecord, list[str]]:
         """Return the number of files of a perturbation, its record with the rates of the files that are as recorded,
@@ -147,7 +148,7 @@ class UniversalPerturbationVerifier(OutcomeVerifier[UniversalPerturbation, Unive
                 yield f"{name} {value}, recorded {recorded}"
 
     @classmethod
-    def scalars(cls, records: Sequence[UniversalRecord], evidence: Evidence) -> dict[str, float]:
+    def scalars(cls, records: Sequence[UniversalRecord], evidence: UniversalEvidence) -> dict[str, float]:
         scalars = super().scalars(records, evidence)
         rates: dict[str, list[float]] = defaultdict(list)
         for record in records:

@@ -15,7 +15,7 @@ from lit_viz.engine.method import half_precision
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError, WriteError, first_line
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import E, E_co, Evidence
 from lit_viz.runs.memory import MemoryStorage, Storage
 from lit_viz.runs.results import Outcome, R, records_of
 from lit_viz.utils.formatting import Notify, ignore
@@ -62,7 +62,7 @@ class EvidenceSettings:
 
 
 @dataclass(frozen=True)
-class EvidencePart:
+class EvidencePart(Generic[E_co]):
     """A part of the evidence, as a verifier computes it; subclasses add what only the terminal and figures show.
 
     Attributes:
@@ -70,15 +70,15 @@ class EvidencePart:
         passed: False if it contradicts a record.
     """
 
-    evidence: Evidence | None = None
+    evidence: E_co | None = None
     passed: bool = True
 
 
 #: Shows a part of the evidence, which is named: in the terminal and in figures.
-Show = Callable[["OutcomeVerifier[Any, Any]", str, EvidencePart], None]
+Show = Callable[["OutcomeVerifier[Any, Any, Any]", str, EvidencePart[Any]], None]
 
 
-class OutcomeVerifier(Generic[AnyMethod, R]):
+class OutcomeVerifier(Generic[AnyMethod, R, E]):
     """Verifier of the outcomes of a method.
 
     Args:
@@ -89,8 +89,10 @@ class OutcomeVerifier(Generic[AnyMethod, R]):
 
     Attributes:
         applicable: options of ``lit-viz check`` that apply to the method.
+        evidence_class: class of the evidence, which has a field for each part.
     """
 
+    evidence_class: ClassVar[type[Evidence]] = Evidence
     applicable: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -139,7 +141,7 @@ class OutcomeVerifier(Generic[AnyMethod, R]):
             WriteError: the evidence can't be written.
         """
         passed = True
-        earlier = self.storage.evidence().failures or {}
+        earlier = self.storage.evidence(self.evidence_class).failures or {}
         failures = dict(earlier)
         for name, compute in self.parts().items():
             failures.pop(name, None)
@@ -154,7 +156,7 @@ class OutcomeVerifier(Generic[AnyMethod, R]):
                 failures[name] = first_line(error)
                 passed = False
         if failures or earlier:
-            self._add("failures", EvidencePart(Evidence(failures=failures)), show)
+            self._add("failures", EvidencePart(self.evidence_class(failures=failures)), show)
         return passed
 
     def _add(self, name: str, part: EvidencePart, show: Show | None) -> None:
@@ -170,13 +172,13 @@ class OutcomeVerifier(Generic[AnyMethod, R]):
         outcomes: Sequence[Outcome[Any]] = storage.outcomes()
         precision = half_precision(module.trainer.precision)
         cls(module, outcomes, storage, EvidenceSettings(precision=precision, reads_files=False)).verify()
-        evidence = storage.evidence()
+        evidence: Any = storage.evidence(cls.evidence_class)
         for text in evidence.failure_texts.values():
             rank_zero_warn(text)
         return cls.scalars(records_of(outcomes), evidence) | cls.test_numbers(module, results)
 
     @classmethod
-    def scalars(cls, records: Sequence[R], evidence: Evidence) -> dict[str, float]:
+    def scalars(cls, records: Sequence[R], evidence: E) -> dict[str, float]:
         """Return the numbers by which runs are compared in a logger: their cost and the results of the evidence."""
         return {
             "cost/forwards": sum(record.forwards or 0 for record in records),

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from lit_viz.attacks.norms import parse_radius
 from lit_viz.errors import LitVizError, require
 from lit_viz.evidence.measures import Compared, Estimate, are_best
+from lit_viz.evidence.verifier import verifier_of
 from lit_viz.figures.comparison import comparison_figure
 from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.presentations import FigureFormat, Presentation, stored_method
@@ -196,8 +197,9 @@ def run_in_folder(path: str | Path) -> ComparedRun:
     folder = open_run(path)
     verify(folder)
     network = str((folder.config.get("network") or {}).get("name", ""))
-    presentation = presentation_of(stored_method(folder))
-    return ComparedRun(str(path), network, presentation, folder.outcomes(), folder.evidence())
+    method = stored_method(folder)
+    evidence = folder.evidence(verifier_of(method).evidence_class)
+    return ComparedRun(str(path), network, presentation_of(method), folder.outcomes(), evidence)
 
 
 def _radii(runs: Sequence[ComparedRun], eps: Sequence[float | str]) -> dict[str, list[float]]:

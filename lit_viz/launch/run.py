@@ -41,7 +41,7 @@ from lit_viz.networks import Network
 from lit_viz.presentations import Presentation, Rows, presentation_of
 from lit_viz.report.page import run_html, write_report
 from lit_viz.runs.access import check_new, is_run, run_lock
-from lit_viz.runs.evidence import ONE_DRAW, Evidence
+from lit_viz.runs.evidence import ONE_DRAW, Evidence, SaliencyEvidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.memory import Storage
 from lit_viz.runs.results import Outcome
@@ -114,7 +114,7 @@ class Run:
         if not self.outcomes:
             return None
         if self._storage is not None and isinstance(self._module, SaliencyMap):
-            evidence = self._storage.evidence()  # of the end of the run, without a further comparison with Captum
+            evidence = self.stored_evidence  # of the end of the run, without a further comparison with Captum
         else:
             evidence = self.evidence
         return run_html(self.outcomes, self.figure(), self.presentation, evidence, output_caption(self._network))
@@ -341,7 +341,7 @@ class Run:
             if in_memory:
                 run.draw()
                 assert isinstance(saved, FolderStorage)
-                write_report(saved, self.presentation)
+                write_report(saved, run.presentation, run.stored_evidence)
                 saved.seal()
         return run
 
@@ -380,16 +380,15 @@ class Run:
 
         The evidence of a run in memory is computed at the first access.
         """
-        if self._storage is None:
-            return Evidence()
-        if self.folder is None:
+        if self._storage is not None and self.folder is None:
             self._verify_once()
-        return self._storage.evidence()
+        return self.stored_evidence
 
     @property
     def stored_evidence(self) -> Evidence:
         """The evidence that was computed so far."""
-        return Evidence() if self._storage is None else self._storage.evidence()
+        kind = verifier_of(type(self._module)).evidence_class
+        return kind() if self._storage is None else self._storage.evidence(kind)
 
     def faithfulness(self) -> Comparison:
         """Return the saliency metrics by method with 95 % intervals, as a table, a DataFrame and a figure.
@@ -399,9 +398,15 @@ class Run:
         Raises:
             LitVizError: the run has no saliency maps.
         """
-        if self.stored_evidence.faithfulness is None:
+        if not self._is_measured:
             self.check(faithfulness=True)
         return compare_runs([self.compared])
+
+    @property
+    def _is_measured(self) -> bool:
+        """Whether the evidence has saliency metrics."""
+        evidence = self.stored_evidence
+        return isinstance(evidence, SaliencyEvidence) and evidence.faithfulness is not None
 
     @property
     def compared(self) -> ComparedRun:
@@ -441,8 +446,7 @@ class Run:
 
     def _verify_once(self) -> None:
         """Compute the evidence of the end of a run in memory, unless it is stored."""
-        storage = self._on_rank_zero()
-        if not storage.evidence().to_dict():
+        if not self.stored_evidence.to_dict():
             self._verify(evidence_settings(self._options, ignore))
 
     def _verify(self, settings: EvidenceSettings) -> bool:
@@ -605,16 +609,16 @@ def verify_outcomes(
 ) -> bool:
     """Compute the evidence of a run and show it; return whether no check has failed."""
     verifier = verifier_of(type(module))(module, outcomes, storage, settings)
-    presentation = presentation_of(type(module))
+    kind, presentation = verifier.evidence_class, presentation_of(type(module))
     for text in presentation.messages(verifier):
         settings.notify(text)
     if module.network.draws:
-        storage.merge_evidence(Evidence(one_draw=True))
+        storage.merge_evidence(kind(one_draw=True))
         settings.notify(ONE_DRAW)
     done = sum(outcome.record.status == "done" for outcome in outcomes)
     not_done = sum(1 for _ in storage.not_done())
-    unchecked = Evidence(unchecked=len(storage.records()) - not_done - done)
-    if unchecked.unchecked or storage.evidence().unchecked:
+    unchecked = kind(unchecked=len(storage.records()) - not_done - done)
+    if unchecked.unchecked or storage.evidence(kind).unchecked:
         storage.merge_evidence(unchecked)
     if unchecked.unchecked:
         settings.notify(unchecked.unchecked_text)
@@ -701,13 +705,13 @@ def complete(
     if settings is not None:
         with sample.captions():
             passed = verify_outcomes(module, sample.outcomes, folder, settings)
-        if settings.faithfulness and folder.evidence().faithfulness is not None:
+        if settings.faithfulness and sample._is_measured:
             comparison = sample.faithfulness()
             settings.notify(comparison.table())
             comparison.save(folder.path)
     if draws:
         sample.draw()  # the figure shows evidence
-    write_report(folder, sample.presentation, sample.outcomes)
+    write_report(folder, sample.presentation, sample.stored_evidence, sample.outcomes)
     folder.seal()
     return passed
 

@@ -22,7 +22,7 @@ from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow, RunResult
 from lit_viz.presentations import Presentation, presentation_of
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import RECORDED
-from lit_viz.runs.results import curves_of, metric_names, snapshots_of, task_curves
+from lit_viz.runs.results import TaskRows, curves_of
 from lit_viz.runs.task_files import top5_of
 from lit_viz.types import Curve, Picture, Record, Task, slug
 from lit_viz.utils.limits import MOST_IN_GRIDS
@@ -130,7 +130,7 @@ class FolderRows:
         """Return the results of a complete run."""
         records = self.folder.records()
         last = max((record.iterations or 0 for record in records), default=0)
-        evidence = self.folder.evidence()
+        evidence = self.folder.evidence(self.verifier.evidence_class)
         summary = _summary(records)
         summary.update(self.verifier.scalars(records, evidence))
         items = self.presentation.evidence_items(evidence, records)
@@ -298,3 +298,29 @@ def _summary(records: Sequence[Record]) -> dict[str, float]:
     for number, values in numbers.items():
         summary[f"median/{number}"] = median(values)
     return summary
+
+
+def metric_names(tasks: TaskRows) -> list[str]:
+    """Return the names of all metrics, sorted."""
+    names: set[str] = set()
+    for _, rows in tasks:
+        for _, _, values in rows:
+            names.update(values)
+    return sorted(names)
+
+
+def task_curves(tasks: TaskRows, metric: str) -> dict[str, Curve]:
+    """Return a metric of all tasks: by ``task.key``, (iteration, value) in order of iteration."""
+    curves = {key: curves_of(rows).get(metric, []) for key, rows in tasks}
+    return {key: curve for key, curve in curves.items() if curve}
+
+
+def snapshots_of(tasks: TaskRows) -> list[tuple[str, int, dict[str, float]]]:
+    """Return ``task.key``, iteration and metrics of each snapshot, in the order in which they were logged."""
+    snapshots: list[tuple[int, str, int, dict[str, float]]] = []
+    for key, rows in tasks:
+        for number, iteration, values in rows:
+            metrics = {name: float(value) for name, value in values.items()}
+            snapshots.append((number, key, iteration, metrics))
+    snapshots.sort(key=itemgetter(0))
+    return [snapshot[1:] for snapshot in snapshots]

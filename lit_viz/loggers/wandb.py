@@ -29,9 +29,9 @@ from lit_viz.loggers.base import (
     WandbMode,
     stored_run_id,
 )
+from lit_viz.loggers.rows import task_curves
 from lit_viz.presentations import EvidenceItem
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.results import task_curves
 from lit_viz.runs.task_files import top5_of
 from lit_viz.types import Record
 from lit_viz.utils.files import delete_entry, write_text

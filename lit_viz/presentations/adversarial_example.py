@@ -32,9 +32,10 @@ from lit_viz.presentations.base import FigureOptions, Presentation, Rows
 from lit_viz.presentations.items import EvidenceItem, listed
 from lit_viz.presentations.tables import TableRow, format_value, median_of
 from lit_viz.runs.evidence import (
+    AdversarialEvidence,
     DiagnosisEvidence,
+    E,
     EnsembleMember,
-    Evidence,
     FileEvidence,
     RobustnessEvidence,
     TransferEvidence,
@@ -48,7 +49,7 @@ Attack = TypeVar("Attack", bound=AttackRecord)
 _POINTS = 8  # of the robustness curve of an attack without a radius
 
 
-class AttackPresentation(Presentation[Attack]):
+class AttackPresentation(Presentation[Attack, E]):
     """Base class of the presentations of attacks."""
 
     title: ClassVar[str] = "Adversarial examples"
@@ -70,7 +71,7 @@ class AttackPresentation(Presentation[Attack]):
             texts.append(f"eps {radius_text(record)}")
         return ", ".join(texts)
 
-    def facets(self, record: Attack, evidence: Evidence) -> dict[str, str]:
+    def facets(self, record: Attack, evidence: E) -> dict[str, str]:
         facets = super().facets(record, evidence)
         if record.eps is not None and record.norm is not None:
             facets["eps"] = radius_text(record)
@@ -85,7 +86,7 @@ class AttackPresentation(Presentation[Attack]):
         return names
 
 
-class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
+class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord, AdversarialEvidence]):
     """Presentation of adversarial examples: the verdict on each file, and whether failures are credible."""
 
     result: ClassVar[str] = "adversarial image"
@@ -104,7 +105,7 @@ class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
             return -math.inf
         return -distance
 
-    def facets(self, record: AdversarialRecord, evidence: Evidence) -> dict[str, str]:
+    def facets(self, record: AdversarialRecord, evidence: AdversarialEvidence) -> dict[str, str]:
         facets = super().facets(record, evidence)
         facets["outcome"] = record.verdict or record.status
         if record.label_name is not None:
@@ -148,7 +149,10 @@ class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
         return attack_pages(outcomes)
 
     def figure(
-        self, outcomes: Sequence[Outcome[AdversarialRecord]], options: FigureOptions, evidence: Evidence | None = None
+        self,
+        outcomes: Sequence[Outcome[AdversarialRecord]],
+        options: FigureOptions,
+        evidence: AdversarialEvidence | None = None,
     ) -> Figure:
         """Return originals, adversarial images and differences over their traces; for several radii the robustness
         curve, with the diagnosis of the attack."""
@@ -163,7 +167,7 @@ class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
         return robustness_figure(outcomes, NORMS[attack_norm(records)], trust)
 
     def compared(
-        self, outcomes: Sequence[Attacked], evidence: Evidence, radii: Mapping[str, Sequence[float]]
+        self, outcomes: Sequence[Attacked], evidence: AdversarialEvidence, radii: Mapping[str, Sequence[float]]
     ) -> list[Compared]:
         """Return the attack with its robust photographs at its radii, or at ``radii`` if it has none."""
         done = [record for record in records_of(outcomes) if record.status == "done"]
@@ -192,7 +196,7 @@ class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
             texts.append("fooled")
         return texts
 
-    def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
+    def part_items(self, evidence: AdversarialEvidence) -> list[EvidenceItem]:
         items: list[EvidenceItem] = []
         if evidence.files is not None:
             items.append(files_item(evidence.files))
@@ -206,7 +210,12 @@ class AdversarialExamplePresentation(AttackPresentation[AdversarialRecord]):
             items.append(_transfer_item(evidence.transfer))
         return items + super().part_items(evidence)
 
-    def show(self, verifier: OutcomeVerifier[Any, AdversarialRecord], name: str, part: EvidencePart) -> None:
+    def show(
+        self,
+        verifier: OutcomeVerifier[Any, AdversarialRecord, AdversarialEvidence],
+        name: str,
+        part: EvidencePart[AdversarialEvidence],
+    ) -> None:
         super().show(verifier, name, part)
         if isinstance(part, Explanation):
             assert verifier.storage.path is not None
@@ -313,7 +322,7 @@ def _diagnosis_item(part: DiagnosisEvidence) -> EvidenceItem:
 
 
 def _ensemble_item(part: Sequence[EnsembleMember]) -> EvidenceItem:
-    members = "; ".join(member.sentence for member in part)
+    members = "; ".join(f"{entry.member} fooled {entry.fooled} of {entry.tried}, {entry.left} remain" for entry in part)
     text = f"Attacks of the ensemble in order, successes in the file: {members}."
     return EvidenceItem(text, name="survivors")
 

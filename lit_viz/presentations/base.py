@@ -23,7 +23,7 @@ from lit_viz.figures.evolution import Evolution
 from lit_viz.figures.scales import ScaleOf
 from lit_viz.presentations.items import EvidenceItem
 from lit_viz.presentations.tables import TableRow, median_of
-from lit_viz.runs.evidence import ONE_DRAW, Evidence
+from lit_viz.runs.evidence import ONE_DRAW, E
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.results import Outcome, R, records_of
 from lit_viz.types import Record, Task, slug
@@ -72,8 +72,8 @@ class FigureOptions:
         return sorted(items, key=quality, reverse=self.rows == "best")
 
 
-class Presentation(ABC, Generic[R]):
-    """Presentation of the outcomes of a method, whose records are of the class ``R``.
+class Presentation(ABC, Generic[R, E]):
+    """Presentation of the outcomes of a method, with records of the class ``R`` and evidence of the class ``E``.
 
     Attributes:
         title: heading of the report.
@@ -105,7 +105,7 @@ class Presentation(ABC, Generic[R]):
         """Return what was computed, for a record's card in the report."""
         return ""
 
-    def facets(self, record: R, evidence: Evidence) -> dict[str, str]:
+    def facets(self, record: R, evidence: E) -> dict[str, str]:
         """Return what the index of the report filters by: class, method, outcome ..."""
         facets: dict[str, str] = {"outcome": record.status}
         if record.target_name is not None:
@@ -128,7 +128,7 @@ class Presentation(ABC, Generic[R]):
     def table(self, records: Sequence[R]) -> list[TableRow]:
         """Return a row per record, by column."""
 
-    def rows(self, records: Sequence[R], evidence: Evidence) -> list[TableRow]:
+    def rows(self, records: Sequence[R], evidence: E) -> list[TableRow]:
         """Return the table of a run; of a network that draws random numbers, each result is of one draw."""
         rows = self.table(records)
         if evidence.one_draw:
@@ -158,9 +158,7 @@ class Presentation(ABC, Generic[R]):
         return 1
 
     @abstractmethod
-    def figure(
-        self, outcomes: Sequence[Outcome[R]], options: FigureOptions, evidence: Evidence | None = None
-    ) -> Figure:
+    def figure(self, outcomes: Sequence[Outcome[R]], options: FigureOptions, evidence: E | None = None) -> Figure:
         """Return a page of the figure of a run.
 
         Args:
@@ -174,7 +172,7 @@ class Presentation(ABC, Generic[R]):
         return [record.title for record in records]
 
     def compared(
-        self, outcomes: Sequence[Outcome[R]], evidence: Evidence, radii: Mapping[str, Sequence[float]]
+        self, outcomes: Sequence[Outcome[R]], evidence: E, radii: Mapping[str, Sequence[float]]
     ) -> list[Compared]:
         """Return the methods of a run with what was measured of each photograph, for comparisons.
 
@@ -232,11 +230,11 @@ class Presentation(ABC, Generic[R]):
             return [f"objective {metrics['objective']:.3g}"]
         return []
 
-    def evidence_items(self, evidence: Evidence, records: Sequence[R]) -> list[EvidenceItem]:
+    def evidence_items(self, evidence: E, records: Sequence[R]) -> list[EvidenceItem]:
         """Return the items of the evidence of a run, and of evidence in its records."""
         return self.part_items(evidence)
 
-    def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
+    def part_items(self, evidence: E) -> list[EvidenceItem]:
         """Return the items of the computed parts of the evidence, in the order of the page: those of the method before
         the failed ones."""
         items: list[EvidenceItem] = []
@@ -248,11 +246,11 @@ class Presentation(ABC, Generic[R]):
             items.append(EvidenceItem(text, name=f"{slug(name)}_failure"))
         return items
 
-    def messages(self, verifier: OutcomeVerifier[Any, R]) -> list[str]:
+    def messages(self, verifier: OutcomeVerifier[Any, R, E]) -> list[str]:
         """Return what the terminal states of the records before the evidence is computed."""
         return []
 
-    def show(self, verifier: OutcomeVerifier[Any, R], name: str, part: EvidencePart) -> None:
+    def show(self, verifier: OutcomeVerifier[Any, R, E], name: str, part: EvidencePart[E]) -> None:
         """Show a part of the evidence in the terminal, and in a run folder in a figure.
 
         Args:

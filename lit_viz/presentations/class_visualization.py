@@ -18,7 +18,7 @@ from lit_viz.figures.sheet import channel_grid, sweep_figure
 from lit_viz.presentations.base import FigureOptions, Presentation
 from lit_viz.presentations.items import EvidenceItem, listed
 from lit_viz.presentations.tables import TableRow, format_value
-from lit_viz.runs.evidence import Evidence, ImageEvidence, NaturalnessEvidence
+from lit_viz.runs.evidence import ImageEvidence, NaturalnessEvidence, VisualizationEvidence
 from lit_viz.runs.records import LEAST_PROBABILITY, VisualizationRecord, label_with_lr
 from lit_viz.runs.results import Outcome, records_of
 from lit_viz.utils.formatting import pluralize, probability_text, unique_labels
@@ -29,7 +29,7 @@ NOT_RECOGNIZED = "not recognized"
 _OPTION_COLUMNS = ("iterations", "lr")
 
 
-class ClassVisualizationPresentation(Presentation[VisualizationRecord]):
+class ClassVisualizationPresentation(Presentation[VisualizationRecord, VisualizationEvidence]):
     """Presentation of images of classes, layers and channels."""
 
     title: ClassVar[str] = "Class images"
@@ -59,7 +59,10 @@ class ClassVisualizationPresentation(Presentation[VisualizationRecord]):
         return rows
 
     def figure(
-        self, outcomes: Sequence[Outcome[VisualizationRecord]], options: FigureOptions, evidence: Evidence | None = None
+        self,
+        outcomes: Sequence[Outcome[VisualizationRecord]],
+        options: FigureOptions,
+        evidence: VisualizationEvidence | None = None,
     ) -> Figure:
         """Return the logged images over the curve of the probability or the objective; channels, and options that vary,
         as a grid."""
@@ -79,7 +82,7 @@ class ClassVisualizationPresentation(Presentation[VisualizationRecord]):
             evolutions.append(evolution)
         return evolutions
 
-    def facets(self, record: VisualizationRecord, evidence: Evidence) -> dict[str, str]:
+    def facets(self, record: VisualizationRecord, evidence: VisualizationEvidence) -> dict[str, str]:
         return super().facets(record, evidence) | {"outcome": _status(record)}
 
     def class_summary(self, records: Sequence[VisualizationRecord]) -> TableRow:
@@ -95,12 +98,14 @@ class ClassVisualizationPresentation(Presentation[VisualizationRecord]):
         is_objective = record.target is None and record.objective_file is not None
         return "objective" if is_objective else super().curve(record)
 
-    def evidence_items(self, evidence: Evidence, records: Sequence[VisualizationRecord]) -> list[EvidenceItem]:
+    def evidence_items(
+        self, evidence: VisualizationEvidence, records: Sequence[VisualizationRecord]
+    ) -> list[EvidenceItem]:
         """Return the items of the evidence, and the predictions of the own and of held-out networks in the records."""
         items = super().evidence_items(evidence, records)
         return items + _not_recognized_items(records) + _held_out_items(records)
 
-    def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
+    def part_items(self, evidence: VisualizationEvidence) -> list[EvidenceItem]:
         items: list[EvidenceItem] = []
         if evidence.pictures is not None:
             items.append(_images_item(evidence.pictures))
@@ -108,11 +113,16 @@ class ClassVisualizationPresentation(Presentation[VisualizationRecord]):
             items.append(_naturalness_item(evidence.naturalness))
         return items + super().part_items(evidence)
 
-    def messages(self, verifier: OutcomeVerifier[Any, VisualizationRecord]) -> list[str]:
+    def messages(self, verifier: OutcomeVerifier[Any, VisualizationRecord, VisualizationEvidence]) -> list[str]:
         """Return the images that the network itself does not recognize."""
         return [line for item in _not_recognized_items(records_of(verifier.outcomes)) for line in item.lines]
 
-    def show(self, verifier: OutcomeVerifier[Any, VisualizationRecord], name: str, part: EvidencePart) -> None:
+    def show(
+        self,
+        verifier: OutcomeVerifier[Any, VisualizationRecord, VisualizationEvidence],
+        name: str,
+        part: EvidencePart[VisualizationEvidence],
+    ) -> None:
         super().show(verifier, name, part)
         if name == "held_out" and not verifier.settings.at_end_of_run:
             for item in _held_out_items(records_of(verifier.done)):

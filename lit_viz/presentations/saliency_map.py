@@ -37,12 +37,12 @@ from lit_viz.runs.evidence import (
     ORIGINAL,
     WHOLE_MAP,
     CaptumEvidence,
-    Evidence,
     LocalizationEvidence,
     MapAgreement,
     MapEvidence,
     MetricsEvidence,
     RecordEvidence,
+    SaliencyEvidence,
     SaliencyMetrics,
     VerifiedFiles,
 )
@@ -56,7 +56,7 @@ from lit_viz.utils.limits import MOST_PRINTED, MOST_ROWS, on_page, page_count
 MOST_GAP = 0.01
 
 
-class SaliencyMapPresentation(Presentation[SaliencyRecord]):
+class SaliencyMapPresentation(Presentation[SaliencyRecord, SaliencyEvidence]):
     """Presentation of saliency maps: photographs with their maps, compared with Captum."""
 
     title: ClassVar[str] = "Saliency maps"
@@ -110,7 +110,7 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
             rows.append({"true": label, "seen as": predicted, "photographs": str(count)})
         return rows
 
-    def facets(self, record: SaliencyRecord, evidence: Evidence) -> dict[str, str]:
+    def facets(self, record: SaliencyRecord, evidence: SaliencyEvidence) -> dict[str, str]:
         facets = super().facets(record, evidence)
         facets["method"] = title_of(record.method)
         if record.correct is not None:
@@ -146,7 +146,10 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
         return page_count(len(_by_photograph(outcomes)), _photographs_per_page(outcomes))
 
     def figure(
-        self, outcomes: Sequence[Outcome[SaliencyRecord]], options: FigureOptions, evidence: Evidence | None = None
+        self,
+        outcomes: Sequence[Outcome[SaliencyRecord]],
+        options: FigureOptions,
+        evidence: SaliencyEvidence | None = None,
     ) -> Figure:
         tiled = [image for image in tiled_images(outcomes) if image is not None]
         if tiled:
@@ -192,7 +195,10 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
         return names
 
     def compared(
-        self, outcomes: Sequence[Outcome[SaliencyRecord]], evidence: Evidence, radii: Mapping[str, Sequence[float]]
+        self,
+        outcomes: Sequence[Outcome[SaliencyRecord]],
+        evidence: SaliencyEvidence,
+        radii: Mapping[str, Sequence[float]],
     ) -> list[Compared]:
         """Return the methods, and the random map that is the control of the saliency metrics."""
         metrics: dict[int, Mapping[str, float | None]] = {}
@@ -223,14 +229,14 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
             compared.append(Compared("random map (control)", len(first), measures))
         return compared
 
-    def evidence_items(self, evidence: Evidence, records: Sequence[SaliencyRecord]) -> list[EvidenceItem]:
+    def evidence_items(self, evidence: SaliencyEvidence, records: Sequence[SaliencyRecord]) -> list[EvidenceItem]:
         items = super().evidence_items(evidence, records)
         if evidence.captum is None and "captum" not in (evidence.failures or {}):
             items.insert(0, EvidenceItem("No map was compared with Captum.", name="captum"))
         items += _completeness_items(records)
         return items
 
-    def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
+    def part_items(self, evidence: SaliencyEvidence) -> list[EvidenceItem]:
         items: list[EvidenceItem] = []
         if evidence.captum is not None:
             items.append(_captum_item(evidence.captum))
@@ -244,7 +250,7 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
             items.append(_records_item(evidence.records))
         return items + super().part_items(evidence)
 
-    def messages(self, verifier: OutcomeVerifier[Any, SaliencyRecord]) -> list[str]:
+    def messages(self, verifier: OutcomeVerifier[Any, SaliencyRecord, SaliencyEvidence]) -> list[str]:
         """Return the numbers of incomplete maps, of maps above the tolerance, and of unresolved ones."""
         tolerance = verifier.module.tolerance
         above = 0
@@ -268,7 +274,12 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord]):
             texts.append(f"{method}: {maps} with an error above 100% or not resolved: give more iterations")
         return texts
 
-    def show(self, verifier: OutcomeVerifier[Any, SaliencyRecord], name: str, part: EvidencePart) -> None:
+    def show(
+        self,
+        verifier: OutcomeVerifier[Any, SaliencyRecord, SaliencyEvidence],
+        name: str,
+        part: EvidencePart[SaliencyEvidence],
+    ) -> None:
         super().show(verifier, name, part)
         if isinstance(part, ComparedMaps) and part.evidence is not None and not verifier.settings.at_end_of_run:
             rows = [row for item in self.part_items(part.evidence) for row in item.rows]

@@ -20,7 +20,7 @@ from lit_viz.presentations.adversarial_example import AttackPresentation, files_
 from lit_viz.presentations.base import FigureOptions
 from lit_viz.presentations.items import EvidenceItem
 from lit_viz.presentations.tables import TableRow, format_value
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import UniversalEvidence
 from lit_viz.runs.records import UniversalRecord, has_several_radii, radius_text
 from lit_viz.runs.results import Outcome
 from lit_viz.utils.limits import MOST_EXAMPLES
@@ -28,7 +28,7 @@ from lit_viz.utils.limits import MOST_EXAMPLES
 _WIDTH = 1.25  # of an image in inches
 
 
-class UniversalPerturbationPresentation(AttackPresentation[UniversalRecord]):
+class UniversalPerturbationPresentation(AttackPresentation[UniversalRecord, UniversalEvidence]):
     """Presentation of universal perturbations: the share of fooled photographs."""
 
     result: ClassVar[str] = "perturbation"
@@ -44,7 +44,10 @@ class UniversalPerturbationPresentation(AttackPresentation[UniversalRecord]):
         return rows
 
     def figure(
-        self, outcomes: Sequence[Outcome[UniversalRecord]], options: FigureOptions, evidence: Evidence | None = None
+        self,
+        outcomes: Sequence[Outcome[UniversalRecord]],
+        options: FigureOptions,
+        evidence: UniversalEvidence | None = None,
     ) -> Figure:
         """Return perturbations next to some photographs, over the curve of the fooling rate."""
         caption = (
@@ -60,7 +63,7 @@ class UniversalPerturbationPresentation(AttackPresentation[UniversalRecord]):
             texts.insert(0, f"fools {metrics['fooling_rate']:.0%}")
         return texts
 
-    def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
+    def part_items(self, evidence: UniversalEvidence) -> list[EvidenceItem]:
         items: list[EvidenceItem] = []
         if evidence.files is not None:
             items.append(files_item(evidence.files))

@@ -44,7 +44,9 @@ MAX_RUN_ROWS = 20  # of the table in a notebook
 _EVIDENCE_FIGURES = ("evidence.png", "comparison.png", "localization.png", "explained.png")
 
 
-def write_report(folder: FolderStorage, presentation: Presentation, outcomes: Sequence[Outcome] | None = None) -> Path:
+def write_report(
+    folder: FolderStorage, presentation: Presentation, evidence: Evidence, outcomes: Sequence[Outcome] | None = None
+) -> Path:
     """Write :data:`REPORT` into the folder of a finished run atomically and return its path.
 
     Images are data URIs, and the content security policy forbids any other resource. The page stays below 10 MB: some
@@ -54,10 +56,11 @@ def write_report(folder: FolderStorage, presentation: Presentation, outcomes: Se
     Args:
         folder: run folder.
         presentation: of the method.
+        evidence: of the run.
         outcomes: of the tasks that the report is about. Default: all.
     """
     outcomes = folder.outcomes() if outcomes is None else outcomes
-    config, records, evidence = folder.config, records_of(outcomes), folder.evidence()
+    config, records = folder.config, records_of(outcomes)
     rows = presentation.rows(records, evidence)
     places, others = _with_cards(records, presentation)
     more: list[TaskRow] = []
@@ -173,12 +176,9 @@ def _provenance(path: Path, config: Mapping[str, Any], presentation: Presentatio
 
 
 def run_html(
-    outcomes: Sequence[Outcome], figure: Figure, presentation: Presentation, evidence: Evidence | None, remark: str = ""
+    outcomes: Sequence[Outcome], figure: Figure, presentation: Presentation, evidence: Evidence, remark: str = ""
 ) -> str:
-    """Return figure, table, a remark and verdicts of a run as an HTML fragment, which a notebook displays.
-
-    Without evidence, the verdicts of the records are used.
-    """
+    """Return figure, table, a remark and verdicts of a run as an HTML fragment, which a notebook displays."""
     records = records_of(outcomes)
     png, size = notebook_png(figure)
     return (
@@ -189,10 +189,10 @@ def run_html(
             summary=status_summary(record.status for record in records),
             figure=data_uri(png, width=2 * size["width"]),
             width=size["width"],
-            rows=presentation.rows(records, evidence or Evidence()),
+            rows=presentation.rows(records, evidence),
             remark=remark,
             max_run_rows=MAX_RUN_ROWS,
-            evidence=presentation.evidence_items(evidence or Evidence(), records),
+            evidence=presentation.evidence_items(evidence, records),
         )
     )
 

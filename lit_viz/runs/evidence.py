@@ -7,7 +7,7 @@ from dataclasses import field
 from functools import cached_property
 from typing import Any
 
-from typing_extensions import Self
+from typing_extensions import Self, TypeVar
 
 from lit_viz.types import JsonObject
 from lit_viz.utils.formatting import pluralize
@@ -94,11 +94,6 @@ class EnsembleMember(JsonObject):
     tried: int
     fooled: int
     left: int
-
-    @property
-    def sentence(self) -> str:
-        """The result in one line."""
-        return f"{self.member} fooled {self.fooled} of {self.tried}, {self.left} remain"
 
 
 class RobustnessPoint(JsonObject):
@@ -197,11 +192,6 @@ class Similarity(JsonObject):
     spearman: float | None
     ssim: float | None
     top_iou: float | None
-
-    @classmethod
-    def of_difference(cls, difference: float) -> Similarity:
-        """Return the similarity of values that are no map: only their difference is defined."""
-        return cls(difference=difference, spearman=None, ssim=None, top_iou=None)
 
 
 class Gate(JsonObject):
@@ -326,60 +316,63 @@ ONE_DRAW = "The network draws random numbers: each result and each success is of
 
 
 class Evidence(JsonObject):
-    """The evidence of a run. A part that was not computed is None.
+    """The evidence of a run. A method extends it by parts of its own; a part that was not computed is None.
 
     Attributes:
-        files, pictures: verified adversarial files and class images.
-        naturalness: comparison of class images with photographs of their classes.
-        universal: fooling rates in words, by universal perturbation.
-        survivors: members of an ensemble.
-        robustness: robustness by radius.
-        trust: diagnosis of failed attacks.
-        transfer: predictions of held-out networks for adversarial files.
-        captum: comparison of saliency maps with Captum.
-        localization: objects found by saliency maps.
-        faithfulness: saliency metrics.
-        texts: verified texts of photographs.
-        records: verified records of saliency maps.
         unchecked: finished tasks that are not in the sample of a run of many, so that they were not evaluated.
         one_draw: whether the network draws random numbers in eval mode, so that each result is of one draw.
         failures: reason by name of each part that raised an exception.
-        others: parts of methods that are defined elsewhere, by name.
     """
 
-    files: FileEvidence | None = None
-    pictures: ImageEvidence | None = None
-    naturalness: NaturalnessEvidence | None = None
-    universal: Mapping[str, Sequence[str]] | None = None
-    survivors: Sequence[EnsembleMember] | None = None
-    robustness: RobustnessEvidence | None = None
-    trust: DiagnosisEvidence | None = None
-    transfer: TransferEvidence | None = None
-    captum: CaptumEvidence | None = None
-    localization: LocalizationEvidence | None = None
-    faithfulness: MetricsEvidence | None = None
-    texts: VerifiedFiles | None = None
-    records: RecordEvidence | None = None
     unchecked: int | None = None
     one_draw: bool | None = None
     failures: Mapping[str, str] | None = None
-    others: Mapping[str, Any] | None = None
-
-    def with_parts(self, parts: Evidence) -> Evidence:
-        """Return the evidence with these parts replaced; the other parts remain."""
-        merged = self.to_dict() | parts.to_dict()
-        if self.others and parts.others:
-            merged["others"] = {**self.others, **parts.others}
-        return self.amend(**merged)
 
     @property
     def unchecked_text(self) -> str:
-        """The number of finished tasks that were not evaluated, in words; empty without one."""
-        if not self.unchecked:
-            return ""
-        return f"{pluralize(self.unchecked, 'finished task')} outside of the sample not evaluated."
+        """The number of finished tasks that were not evaluated, in words."""
+        return f"{pluralize(self.unchecked or 0, 'finished task')} outside of the sample not evaluated."
 
     @property
     def failure_texts(self) -> Mapping[str, str]:
         """A sentence by name of each part that raised an exception."""
         return {name: f"Evidence {name} not computed: {reason}." for name, reason in (self.failures or {}).items()}
+
+
+#: Class of the evidence of a method.
+E = TypeVar("E", bound=Evidence, default=Evidence)
+E_co = TypeVar("E_co", bound=Evidence, covariant=True, default=Evidence)
+
+
+class VisualizationEvidence(Evidence):
+    """The evidence of class images."""
+
+    pictures: ImageEvidence | None = None
+    naturalness: NaturalnessEvidence | None = None
+
+
+class SaliencyEvidence(Evidence):
+    """The evidence of saliency maps; ``texts`` are verified texts of photographs."""
+
+    captum: CaptumEvidence | None = None
+    localization: LocalizationEvidence | None = None
+    faithfulness: MetricsEvidence | None = None
+    texts: VerifiedFiles | None = None
+    records: RecordEvidence | None = None
+
+
+class AdversarialEvidence(Evidence):
+    """The evidence of adversarial examples; ``survivors`` are what the members of an ensemble have left."""
+
+    files: FileEvidence | None = None
+    survivors: Sequence[EnsembleMember] | None = None
+    robustness: RobustnessEvidence | None = None
+    trust: DiagnosisEvidence | None = None
+    transfer: TransferEvidence | None = None
+
+
+class UniversalEvidence(Evidence):
+    """The evidence of universal perturbations; ``universal`` are fooling rates in words, by perturbation."""
+
+    files: FileEvidence | None = None
+    universal: Mapping[str, Sequence[str]] | None = None

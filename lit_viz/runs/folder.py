@@ -29,7 +29,7 @@ from lit_viz.runs.access import (
     is_empty,
     is_run,
 )
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import E, Evidence
 from lit_viz.runs.results import HEADER, Outcome, csv_lines
 from lit_viz.runs.seal import NOT_OF_THE_RUN, Mismatch, Seal, is_derived, is_evidence, signatures
 from lit_viz.runs.segments import (
@@ -234,16 +234,16 @@ class FolderStorage:
             if status != "done":
                 yield records.of_index(index)
 
-    def evidence(self) -> Evidence:
-        """Return the content of ``evidence.json``; without parts if it is missing."""
+    def evidence(self, kind: type[E]) -> E:
+        """Return the content of ``evidence.json``, of the class of the method; without parts if it is missing."""
         path = self.path / layout.EVIDENCE
         if not path.exists():
-            return Evidence()
+            return kind()
         parts = parse_object(read_regular_text(path))
-        wrong = wrong_value(parts, Evidence)
+        wrong = wrong_value(parts, kind)
         if parts is None or wrong is not None:
             raise LitVizError(f"{path} is damaged ({wrong}): delete it, and lit-viz check computes it again")
-        return Evidence.from_dict(parts)
+        return kind.from_dict(parts)
 
     def write_start(
         self, options: str, recorded: Mapping[str, Any], tasks: Sequence[Task], shard: Shard | None = None
@@ -391,8 +391,8 @@ class FolderStorage:
 
     def merge_evidence(self, evidence: Evidence) -> None:
         """Replace these parts of ``evidence.json``; the other parts remain."""
-        merged = plain(self.evidence().with_parts(evidence).to_dict())
-        write_text(self.path / layout.EVIDENCE, json.dumps(merged, indent=2) + "\n")
+        merged = self.evidence(type(evidence)).amend(**evidence.to_dict())
+        write_text(self.path / layout.EVIDENCE, json.dumps(plain(merged.to_dict()), indent=2) + "\n")
 
     def seal(self) -> None:
         """Write ``results.jsonl`` and ``metrics.csv``, and state that the run is complete, with the files as they are

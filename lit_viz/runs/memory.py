@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lit_viz.engine.snapshots import Result, Snapshot
-from lit_viz.runs.evidence import Evidence
+from torch import Tensor
+
+from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
+from lit_viz.images.formats import FileFormat
+from lit_viz.runs.evidence import E, Evidence
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.results import Outcome
+from lit_viz.runs.results import Outcome, curves_of
 from lit_viz.runs.verification import write_checkpoint
-from lit_viz.types import Record, Task
+from lit_viz.types import Curve, Picture, Record, Task
 from lit_viz.utils.files import plain
 
 #: The resolved options as YAML, and the provenance of the run; see :meth:`FolderStorage.write_config`.
@@ -43,7 +46,7 @@ class MemoryStorage:
         self.results: dict[int, Result] = {}
         self.snapshots: dict[int, list[Snapshot]] = defaultdict(list)
         self._configure = configure
-        self._evidence: dict[str, Any] = {}  # as in evidence.json
+        self._evidence: Evidence | None = None
         for result in results:
             self.add_result(result)
 
@@ -70,9 +73,9 @@ class MemoryStorage:
 
     def outcomes(self) -> list[Outcome]:
         """Return the outcomes of finished tasks, in task order."""
-        outcomes = []
+        outcomes: list[Outcome] = []
         for result in self._in_order():
-            outcomes.append(Outcome(result.record, result, self.snapshots.get(result.task.index, ())))
+            outcomes.append(MemoryOutcome(result, self.snapshots.get(result.task.index, ())))
         return outcomes
 
     def not_done(self) -> list[Record]:
@@ -89,13 +92,18 @@ class MemoryStorage:
         for record in records:
             self.results[record.index] = replace(self.results[record.index], record=record)
 
-    def evidence(self) -> Evidence:
-        """Return the evidence of the run; without parts if none was computed."""
-        return Evidence.from_dict(self._evidence)
+    def evidence(self, kind: type[E]) -> E:
+        """Return the evidence of the run, of the class of its method; without parts if none was computed."""
+        if self._evidence is None:
+            return kind()
+        assert isinstance(self._evidence, kind)
+        return self._evidence
 
     def merge_evidence(self, evidence: Evidence) -> None:
         """Replace these parts of the evidence; the other parts remain."""
-        self._evidence = plain(self.evidence().with_parts(evidence).to_dict())
+        kind = type(evidence)
+        merged = self.evidence(kind).amend(**evidence.to_dict())
+        self._evidence = kind.from_dict(plain(merged.to_dict()))  # as a file returns it
 
     def save(self, path: str | Path) -> FolderStorage:
         """Write the run to a new run folder, with its checkpoint; return it."""
@@ -108,10 +116,52 @@ class MemoryStorage:
                 folder.add_snapshot(snapshot)
             folder.add_result(result)
         folder.commit()
-        if self._evidence:
-            folder.merge_evidence(self.evidence())
+        if self._evidence is not None:
+            folder.merge_evidence(self._evidence)
         write_checkpoint(folder)
         return folder
+
+
+class MemoryOutcome(Outcome):
+    """The outcome of a task in memory, with the logged ``snapshots`` in order of iteration."""
+
+    def __init__(self, result: Result, snapshots: Sequence[Snapshot]) -> None:
+        super().__init__(result.record)
+        self._result, self._snapshots = result, snapshots
+
+    @property
+    def has_image(self) -> bool:
+        return self._result.image is not None
+
+    def image(self) -> Tensor | None:
+        return self._result.image
+
+    def file_image(self) -> Tensor | None:
+        image, file_format = self.image(), FileFormat.of(self.record.format)
+        return None if image is None else file_format.decode(file_format.encode(image))
+
+    def array(self) -> Tensor | None:
+        return self._result.array
+
+    def terms(self) -> Tensor | None:
+        return self._result.terms
+
+    def source(self) -> Tensor | None:
+        return self._result.source
+
+    def perturbed_images(self) -> Sequence[PerturbedImage]:
+        return self._result.perturbed_images
+
+    def frames(self, name: str = "image") -> Sequence[tuple[int, Picture]]:
+        frames: list[tuple[int, Picture]] = []
+        for snapshot in self._snapshots:
+            image = snapshot.image if name == "image" else snapshot.extra_images.get(name)
+            if image is not None:
+                frames.append((snapshot.iteration, image))
+        return frames
+
+    def curves(self) -> Mapping[str, Curve]:
+        return curves_of((0, snapshot.iteration, snapshot.metrics) for snapshot in self._snapshots)
 
 
 #: The results of a run.

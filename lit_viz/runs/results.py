@@ -6,14 +6,13 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
-from operator import itemgetter
 from typing import Any, Generic
 
 from PIL import Image
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from lit_viz.engine.snapshots import PerturbedImage, Result, Snapshot
+from lit_viz.engine.snapshots import PerturbedImage
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.images.formats import FileFormat
 from lit_viz.images.rendering import side_by_side
@@ -26,23 +25,22 @@ R_co = TypeVar("R_co", bound=Record, covariant=True, default=Record)
 
 
 class Outcome(Generic[R_co]):
-    """The outcome of a task in memory; those of a run folder read their images and arrays when they are accessed.
+    """The outcome of a task, of which its store has images and arrays: here are those of a task without a result.
 
     A notebook displays the photograph, if there is one, next to the final image.
 
     Args:
         record: its record.
-        result: its images and arrays. Default: none.
-        snapshots: what was logged, in order of iteration.
     """
 
-    def __init__(self, record: R_co, result: Result | None = None, snapshots: Sequence[Snapshot] = ()) -> None:
+    def __init__(self, record: R_co) -> None:
         self.record = record
-        self._result, self._snapshots = result, snapshots
 
     def __repr__(self) -> str:
-        probability = "" if self.record.probability is None else f", {probability_text(self.record.probability)}"
-        return f"Outcome({self.record.key}: {self.record.status}{probability})"
+        text = f"{self.record.key}: {self.record.status}"
+        if self.record.probability is not None:
+            text += f", {probability_text(self.record.probability)}"
+        return f"Outcome({text})"
 
     def _repr_png_(self) -> bytes | None:
         """Return photograph and final image as PNG, which a notebook displays."""
@@ -62,42 +60,43 @@ class Outcome(Generic[R_co]):
     @property
     def has_image(self) -> bool:
         """Whether there is a final image."""
-        return self.record.file is not None or (self._result is not None and self._result.image is not None)
+        return self.record.file is not None
 
     def image(self) -> Tensor | None:
         """Return the final image ``(C, H, W)`` in [0, 1]; None if the task failed before it had one."""
-        return None if self._result is None else self._result.image
+        return None
 
     def file_image(self) -> Tensor | None:
         """Return the final image as its file has it, which evidence is about; None if there is none."""
-        image = self.image()
-        if image is None or self._result is None:
-            return image
-        file_format = FileFormat.of(self.record.format)
-        return file_format.decode(file_format.encode(image))
+        return self.image()
 
     def array(self) -> Tensor | None:
         """Return the raw float32 result; None if it would repeat the image."""
-        return None if self._result is None else self._result.array
+        return None
 
     def terms(self) -> Tensor | None:
         """Return what was recorded of the terms of a saliency map ``(evaluations, ...)``; None if nothing was."""
-        return None if self._result is None else self._result.terms
+        return None
 
     def source(self) -> Tensor | None:
         """Return the photograph ``(C, H, W)`` in [0, 1] as the network received it; None if there is none."""
-        return None if self._result is None else self._result.source
+        return None
 
     def photograph(self) -> Tensor | None:
         """Return the bands ``(1, H, W)`` or ``(3, H, W)`` of the photograph that are drawn; None if there is none."""
-        source = self.source()
-        return None if source is None else FileFormat.of(self.record.format).draw(source)
+        return self._bands_of(self.source())
 
     def drawn(self) -> Tensor | None:
         """Return the final image as it is drawn; None if there is none."""
         image = self.image()
-        if image is None or self.record.format is None or self.array() is not None:
+        if self.record.format is None or self.array() is not None:  # a map is drawn already
             return image
+        return self._bands_of(image)
+
+    def _bands_of(self, image: Tensor | None) -> Tensor | None:
+        """Return the bands of an image that are drawn."""
+        if image is None:
+            return None
         return FileFormat.of(self.record.format).draw(image)
 
     def pictures(self) -> tuple[Picture | None, Picture | None]:
@@ -106,7 +105,7 @@ class Outcome(Generic[R_co]):
 
     def perturbed_images(self) -> Sequence[PerturbedImage]:
         """Return the photographs of a universal perturbation; none for other tasks."""
-        return () if self._result is None else self._result.perturbed_images
+        return ()
 
     def frames(self, name: str = "image") -> Sequence[tuple[int, Picture]]:
         """Return the logged images as (iteration, image), in order of iteration.
@@ -114,16 +113,11 @@ class Outcome(Generic[R_co]):
         Args:
             name: ``image``, or of additional images of the iterations, such as ``difference``.
         """
-        frames: list[tuple[int, Picture]] = []
-        for snapshot in self._snapshots:
-            image = snapshot.image if name == "image" else snapshot.extra_images.get(name)
-            if image is not None:
-                frames.append((snapshot.iteration, image))
-        return frames
+        return ()
 
     def curves(self) -> Mapping[str, Curve]:
         """Return the logged metrics by name, as (iteration, value) in order of iteration."""
-        return curves_of((0, snapshot.iteration, snapshot.metrics) for snapshot in self._snapshots)
+        return {}
 
     def curve(self, metric: str) -> Curve:
         """Return a metric as (iteration, value).
@@ -134,8 +128,9 @@ class Outcome(Generic[R_co]):
         curves = self.curves()
         if metric not in curves:
             names = sorted(curves)
-            known = f"it has {', '.join(names)}" if names else "it has none"
-            raise LitVizError(f"{self.record.key} has no curve {metric!r}{did_you_mean(metric, names)} ({known})")
+            known = ", ".join(names) or "none"
+            suggestion = did_you_mean(metric, names)
+            raise LitVizError(f"{self.record.key} has no curve {metric!r}{suggestion} (it has {known})")
         return curves[metric]
 
     def logged(self, metric: str) -> Curve:
@@ -158,32 +153,6 @@ HEADER = "task,iteration,metric,value\n"
 
 #: Key and rows of each task, in task order.
 TaskRows = Iterable[tuple[str, list[Any]]]
-
-
-def metric_names(tasks: TaskRows) -> list[str]:
-    """Return the names of all metrics, sorted."""
-    names: set[str] = set()
-    for _, rows in tasks:
-        for _, _, values in rows:
-            names.update(values)
-    return sorted(names)
-
-
-def task_curves(tasks: TaskRows, metric: str) -> dict[str, Curve]:
-    """Return a metric of all tasks: by ``task.key``, (iteration, value) in order of iteration."""
-    curves = {key: curves_of(rows).get(metric, []) for key, rows in tasks}
-    return {key: curve for key, curve in curves.items() if curve}
-
-
-def snapshots_of(tasks: TaskRows) -> list[tuple[str, int, dict[str, float]]]:
-    """Return ``task.key``, iteration and metrics of each snapshot, in the order in which they were logged."""
-    snapshots: list[tuple[int, str, int, dict[str, float]]] = []
-    for key, rows in tasks:
-        for number, iteration, values in rows:
-            metrics = {name: float(value) for name, value in values.items()}
-            snapshots.append((number, key, iteration, metrics))
-    snapshots.sort(key=itemgetter(0))
-    return [snapshot[1:] for snapshot in snapshots]
 
 
 def csv_lines(tasks: TaskRows) -> Iterator[str]:

@@ -29,7 +29,7 @@ from lit_viz.rng import Key, generator_for
 from lit_viz.runs.folder import FolderStorage, file_mismatch
 from lit_viz.runs.layout import TARS
 from lit_viz.runs.records import SaliencyRecord
-from lit_viz.runs.results import Outcome, R_co
+from lit_viz.runs.results import Outcome
 from lit_viz.runs.segments import MOST_TASKS, Contents, task_line
 from lit_viz.runs.stored import StoredRecords
 from lit_viz.runs.tars import DamagedTar, NewTar, read_member
@@ -41,6 +41,8 @@ from lit_viz.utils.sequences import LazySequence
 
 #: Where the results of tasks are: in files, or in tars of a thousand tasks each.
 Store = Literal["files", "tar"]
+#: Returns the photograph ``(C, H, W)`` of a record as the network received it, from its file.
+ReadSource = Callable[[Record], Tensor]
 #: Number of tasks of the sample: the first ones, those with the least probability, and drawn ones.
 SAMPLE = 100
 #: Number of the first tasks, and of those with the least probability. Maps of as many tasks have channels.
@@ -54,7 +56,7 @@ class TarStorage(FolderStorage):
     """A run folder with the results of its tasks in tars.
 
     Attributes:
-        read_source: returns the photograph ``(C, H, W)`` of a record as the network received it, from its file.
+        read_source: reads photographs that are not in the tars; None if they can't be read.
     """
 
     # A result is appended to one file: a thread would take as much processor time again, for the lock of Python.
@@ -63,7 +65,7 @@ class TarStorage(FolderStorage):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self.read_source: Callable[[Record], Tensor] | None = None
+        self.read_source: ReadSource | None = None
         self._tar = NewTar(self.path)
         self._stem = ""  # of the next tar and segment
         self._finished: list[tuple[Record, str]] = []  # with its text
@@ -167,15 +169,11 @@ class TarStorage(FolderStorage):
         return [self.outcome(records[positions[place]]) for place in np.sort(chosen).tolist()]
 
 
-class TarOutcome(Outcome[R_co]):
+class TarOutcome(Outcome):
     """The outcome of a task in a tar; ``read_source`` returns its photograph, ``contents`` the signature of the tar."""
 
     def __init__(
-        self,
-        record: R_co,
-        root: Path,
-        read_source: Callable[[Record], Tensor] | None,
-        contents: Callable[[], Contents],
+        self, record: Record, root: Path, read_source: ReadSource | None, contents: Callable[[], Contents]
     ) -> None:
         super().__init__(record)
         self._root, self._read_source, self._contents = root, read_source, contents

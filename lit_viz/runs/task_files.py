@@ -21,7 +21,7 @@ from lit_viz.images.formats import PICTURE, FileFormat, format_of_map
 from lit_viz.images.rasters import mask_of
 from lit_viz.images.reading import IMAGE_ERRORS, encode_png
 from lit_viz.runs import layout
-from lit_viz.runs.results import Outcome, R_co, curves_of
+from lit_viz.runs.results import Outcome, curves_of
 from lit_viz.runs.segments import Contents
 from lit_viz.runs.stored import check_inside
 from lit_viz.types import Curve, Picture, Record, key_of
@@ -185,10 +185,10 @@ def array_of(file: BinaryIO, path: Path) -> Tensor:
         raise LitVizError(f"{path} is no array ({first_line(error)})") from error
 
 
-class FolderOutcome(Outcome[R_co]):
+class FolderOutcome(Outcome):
     """The outcome of a task in a run folder; ``contents`` returns its files and rows."""
 
-    def __init__(self, record: R_co, root: Path, contents: Callable[[], Contents]) -> None:
+    def __init__(self, record: Record, root: Path, contents: Callable[[], Contents]) -> None:
         super().__init__(record)
         self._root, self._contents = root, contents
 

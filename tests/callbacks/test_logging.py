@@ -16,11 +16,11 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.figures.layout import pixels
+from lit_viz.loggers.rows import task_curves
 from lit_viz.networks import Network
 from lit_viz.presentations import presentation_of, recorded_method, stored_method
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.results import task_curves
 
 
 def fit(smooth: Network, tmp_path: Path, *callbacks: pl.Callback, **options: Any) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.networks import Network
+from lit_viz.runs.evidence import VisualizationEvidence
 from tests.support.forgery import STORES, Copied, ForgedRun, another, loaded, values_of
 
 #: Values that can't be computed from the file: what the run cost, and the objective of the last transformed views. The
@@ -78,7 +79,7 @@ def test_a_forged_value_of_a_class_is_named(name: str, classes: Path, copied: Co
     text = run.stated()
     assert f"{name}" in text.partition("is not as recorded")[2]
     assert "not as recorded: apple" in text
-    evidence = run.loaded().evidence().pictures
+    evidence = run.loaded().evidence(VisualizationEvidence).pictures
     assert evidence is not None
     assert (evidence.same, evidence.wrong) == (1, ["apple"])
     assert "not as recorded: apple" in (run.folder / "report.html").read_text()

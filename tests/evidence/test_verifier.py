@@ -17,7 +17,7 @@ from lit_viz.errors import LitVizError, WriteError
 from lit_viz.evidence.saliency.families import MapCheck
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.networks import Network
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import UniversalEvidence
 from tests.support.marks import slow
 from tests.support.verdicts import reasons, verdicts
 
@@ -207,11 +207,13 @@ def test_the_test_stage_warns(smooth: Network, monkeypatch: pytest.MonkeyPatch) 
 class CountVerifier(OutcomeVerifier[Any]):
     """A verifier that counts the results."""
 
+    evidence_class = UniversalEvidence
+
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
         return {"count": self.count}
 
     def count(self) -> EvidencePart:
-        return EvidencePart(Evidence(universal={"results": [str(len(self.outcomes))]}), passed=False)
+        return EvidencePart(UniversalEvidence(universal={"results": [str(len(self.outcomes))]}), passed=False)
 
     @classmethod
     def test_numbers(cls, module: lv.SaliencyMap, results: Sequence[Result]) -> dict[str, float]:

@@ -30,7 +30,7 @@ from lit_viz.optim import Evaluate, Evaluation, State, StepRule
 from lit_viz.presentations import EvidenceItem, FigureOptions, Presentation, TableRow
 from lit_viz.runs.evidence import Evidence
 from lit_viz.runs.results import Outcome
-from lit_viz.types import Item, Record, Task
+from lit_viz.types import Item, JsonObject, Record, Task
 from tests.support.segments import lose
 
 HERE = __name__
@@ -118,8 +118,23 @@ def _as_file(image: Tensor) -> Tensor:
     return image.mul(255).round() / 255
 
 
-class FadedVerifier(OutcomeVerifier[FadedPhotograph, FadedRecord]):
+class FadedFiles(JsonObject):
+    """Files that were read, and those that are predicted as recorded."""
+
+    read: int
+    same: int
+
+
+class FadedEvidence(Evidence):
+    """The evidence of faded photographs."""
+
+    faded: FadedFiles | None = None
+
+
+class FadedVerifier(OutcomeVerifier[FadedPhotograph, FadedRecord, FadedEvidence]):
     """Read the files again, and compare their predictions with the records."""
+
+    evidence_class: ClassVar[type[FadedEvidence]] = FadedEvidence
 
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
         return {} if self.storage.path is None else {"faded": self._verify}
@@ -130,11 +145,11 @@ class FadedVerifier(OutcomeVerifier[FadedPhotograph, FadedRecord]):
             image = outcome.image()
             assert image is not None
             same += int(self.module.network.scores_alone(image[None]).argmax()) == outcome.record.predicted
-        part = {"read": len(self.done), "same": same}
-        return EvidencePart(Evidence(others={"faded": part}), same == len(self.done))
+        files = FadedFiles(read=len(self.done), same=same)
+        return EvidencePart(FadedEvidence(faded=files), same == len(self.done))
 
 
-class FadedPresentation(Presentation[FadedRecord]):
+class FadedPresentation(Presentation[FadedRecord, FadedEvidence]):
     """Faded photographs."""
 
     title: ClassVar[str] = "Faded photographs"
@@ -145,17 +160,17 @@ class FadedPresentation(Presentation[FadedRecord]):
         return [{"photograph": record.name, "gray": f"{record.share or 0:.0%}"} for record in records]
 
     def figure(
-        self, outcomes: Sequence[Outcome[FadedRecord]], options: FigureOptions, evidence: Evidence | None = None
+        self, outcomes: Sequence[Outcome[FadedRecord]], options: FigureOptions, evidence: FadedEvidence | None = None
     ) -> Figure:
         images = [outcome.image() for outcome in outcomes]
         return compose(Grid([[Cell(pixels(image), [], 1.0) for image in images if image is not None]]))
 
-    def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
+    def part_items(self, evidence: FadedEvidence) -> list[EvidenceItem]:
         items = super().part_items(evidence)
-        if evidence.others is not None:
-            part = evidence.others["faded"]
-            text = f"{part['same']} of {part['read']} faded files are predicted as recorded."
-            items.append(EvidenceItem(text, part["same"] == part["read"], name="faded"))
+        if evidence.faded is not None:
+            read, same = evidence.faded.read, evidence.faded.same
+            text = f"{same} of {read} faded files are predicted as recorded."
+            items.append(EvidenceItem(text, same == read, name="faded"))
         return items
 
 
@@ -218,7 +233,7 @@ def test_a_run_from_the_command_line(folder: Path) -> None:
     assert [record["kind"] for record in records] == ["faded"] * 3
     assert all(record["status"] == "done" and record["metrics"]["share"] > 0 for record in records)
     evidence = json.loads((folder / "evidence.json").read_text(encoding="utf-8"))
-    assert evidence["others"] == {"faded": {"read": 3, "same": 3}}
+    assert evidence["faded"] == {"read": 3, "same": 3}
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Faded photographs" in page
     assert "3 of 3 faded files are predicted as recorded." in page

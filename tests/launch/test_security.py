@@ -18,6 +18,7 @@ from lit_viz.errors import LitVizError
 from lit_viz.launch.resume import stored_form
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
+from lit_viz.runs.evidence import AdversarialEvidence
 from lit_viz.runs.folder import FolderStorage
 
 
@@ -180,4 +181,4 @@ def test_damaged_evidence_is_a_one_line_error(received: Path) -> None:
     with pytest.raises(
         LitVizError, match=r"evidence\.json is damaged \(transfer must be an object or null, got 5\): delete it"
     ):
-        FolderStorage.open(received).evidence()
+        FolderStorage.open(received).evidence(AdversarialEvidence)

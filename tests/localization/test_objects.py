@@ -19,7 +19,7 @@ from lit_viz.images.reading import Photograph, read_photograph
 from lit_viz.localization.objects import Seeds, box_in_original, localize, localize_run, mask_in_original, segment
 from lit_viz.localization.reference_boxes import ReferenceBoxes, iou
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import SaliencyEvidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
@@ -303,14 +303,14 @@ def test_a_run_is_compared_with_reference_boxes(tmp_path):
     assert c.box == d.box == run.maps[3].box_in_image
     assert folder.records()[4].box is None
     assert [one.record.box for one in of_run] == [record.box for record in folder.records()]
-    folder.merge_evidence(Evidence(localization=run.evidence()))
-    held = folder.evidence().localization
+    folder.merge_evidence(SaliencyEvidence(localization=run.evidence()))
+    held = folder.evidence(SaliencyEvidence).localization
     whole = 28 * 28 / 64**2
     assert held.corloc == {"gradient": {"corloc": 0.5, "whole_photograph": 0.0, "maps": 2}}
     assert [entry.iou_whole for entry in held.maps] == [pytest.approx(whole), pytest.approx(whole), None, None]
     assert (held.seeds["foreground"], held.seeds["background"], held.opencv) == (0.95, 0.3, cv2.__version__)
     assert "c.d.xml ignored: annotated at 65 x 64 pixels, got 64 x 64" in held.maps[2].error
-    (item,) = SaliencyMapPresentation().part_items(Evidence(localization=run.evidence()))
+    (item,) = SaliencyMapPresentation().part_items(SaliencyEvidence(localization=run.evidence()))
     assert item.text == (
         "Boxes of 3 of 4 maps. CorLoc, IoU with a reference box ≥ 0.5: gradient 50% of 2 (whole photographs: 0%)."
     )

@@ -33,7 +33,7 @@ from lit_viz.loggers.wandb import _arguments as arguments_of
 from lit_viz.loggers.wandb import open_adapter
 from lit_viz.methods import ClassVisualization
 from lit_viz.networks import Network
-from lit_viz.runs.evidence import Evidence, ImageEvidence, ImageNaturalness, NaturalnessEvidence
+from lit_viz.runs.evidence import ImageEvidence, ImageNaturalness, NaturalnessEvidence, VisualizationEvidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import ClassImageRecord
 from lit_viz.types import Task
@@ -130,9 +130,9 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         record = ClassImageRecord.of(task, iterations=100, metrics={"probability": 1.0}, settings=others)
         folder.add_result(Result(task, record, snapshot(task, 100).image))
     folder.commit()
-    folder.merge_evidence(Evidence(pictures=ImageEvidence(read=2, same=2, wrong=[])))
+    folder.merge_evidence(VisualizationEvidence(pictures=ImageEvidence(read=2, same=2, wrong=[])))
     entry = ImageNaturalness(index=0, name="tarantula", target_name="tarantula", photographs=3, layers=[])
-    folder.merge_evidence(Evidence(naturalness=NaturalnessEvidence(photographs=3, images=[entry])))
+    folder.merge_evidence(VisualizationEvidence(naturalness=NaturalnessEvidence(photographs=3, images=[entry])))
     folder.seal()
     second.finish()
     second.finish()

@@ -13,7 +13,7 @@ from lit_viz.evidence.verifier import EvidenceSettings
 from lit_viz.methods import ClassVisualization
 from lit_viz.presentations import FigureOptions
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import VisualizationEvidence
 from lit_viz.runs.memory import MemoryStorage
 from lit_viz.runs.records import ClassImageRecord
 from lit_viz.types import Task
@@ -61,15 +61,15 @@ def test_the_figure_flags_the_image() -> None:
 
 
 def test_report_and_loggers_state_what_failed() -> None:
-    (item,) = PRESENTATION.evidence_items(Evidence(), RECORDS)
+    (item,) = PRESENTATION.evidence_items(VisualizationEvidence(), RECORDS)
     assert item.text == (
         "1 of 3 images not recognized: the network itself gives its class a probability below 0.5 (class 1)."
     )
     assert item.verdict == "failed"
     assert item.rows == [{"class": "1 class 1", "this network": "0.03 (rank 1)", "restarts": "2"}]
-    outcomes = [PRESENTATION.facets(one, Evidence())["outcome"] for one in RECORDS]
+    outcomes = [PRESENTATION.facets(one, VisualizationEvidence())["outcome"] for one in RECORDS]
     assert outcomes == ["done", "not recognized", "done"]
-    assert PRESENTATION.evidence_items(Evidence(), [RECORDS[0], RECORDS[2]]) == []
+    assert PRESENTATION.evidence_items(VisualizationEvidence(), [RECORDS[0], RECORDS[2]]) == []
 
 
 def test_the_terminal_states_what_failed(smooth: Any) -> None:
@@ -90,4 +90,4 @@ def test_other_results_are_not_flagged() -> None:
     score = ClassImageRecord(index=2, name="x", target=0, metrics={"score": 0.2}, top5=[], judges={})
     assert [one.is_recognized for one in (contrasted, failed, score)] == [True, True, True]
     assert [one.is_recognized for one in (record(0, 0.5), record(0, 0.499))] == [True, False]
-    assert PRESENTATION.evidence_items(Evidence(), [contrasted, failed, score]) == []
+    assert PRESENTATION.evidence_items(VisualizationEvidence(), [contrasted, failed, score]) == []

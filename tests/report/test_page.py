@@ -33,15 +33,17 @@ from lit_viz.report.plots import plot_curves
 from lit_viz.runs.evidence import (
     CAPTUM,
     SCALAR_TERMS,
+    AdversarialEvidence,
     CaptumEvidence,
-    Evidence,
     FileEvidence,
     Gate,
     ImageEvidence,
     MapAgreement,
+    SaliencyEvidence,
     Similarity,
     TransferCounts,
     TransferEvidence,
+    VisualizationEvidence,
 )
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.records import ClassImageRecord
@@ -91,13 +93,17 @@ def record_of(index: int, name: str, file: str | None) -> dict[str, Any]:
     return values | {"seed": index}
 
 
-def part_items(evidence: Evidence) -> list[EvidenceItem]:
+def part_items(evidence: MixedEvidence) -> list[EvidenceItem]:
     """Return the items of evidence of several methods."""
     presentations = (AdversarialExamplePresentation(), SaliencyMapPresentation(), ClassVisualizationPresentation())
     items: list[EvidenceItem] = []
     for presentation in presentations:
         items += presentation.part_items(evidence)
     return items
+
+
+class MixedEvidence(AdversarialEvidence, SaliencyEvidence, VisualizationEvidence):
+    """Evidence of several methods."""
 
 
 class Plain(Presentation):
@@ -115,7 +121,7 @@ class Plain(Presentation):
     def evolutions(self, outcomes: Any) -> Any:
         raise NotImplementedError
 
-    def part_items(self, evidence: Evidence) -> list[EvidenceItem]:
+    def part_items(self, evidence: MixedEvidence) -> list[EvidenceItem]:
         return part_items(evidence)
 
 
@@ -131,7 +137,7 @@ class Sketches(Plain):
 
 
 def page_of(folder: FolderStorage) -> str:
-    return write_report(folder, Plain()).read_text(encoding="utf-8")
+    return write_report(folder, Plain(), folder.evidence(MixedEvidence)).read_text(encoding="utf-8")
 
 
 class Elements(HTMLParser):
@@ -261,7 +267,7 @@ def test_cards_of_several_radii_are_distinguishable(smooth: Any, tmp_path: Path)
 
 def test_text_is_escaped(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", name=EVIL)
-    folder.merge_evidence(Evidence(files=FileEvidence(read=1, wrong=[EVIL])))
+    folder.merge_evidence(MixedEvidence(files=FileEvidence(read=1, wrong=[EVIL])))
     page = Elements(page_of(folder))
     assert not [attributes for _, attributes in page.elements if any(name.startswith("on") for name in attributes)]
     assert all(str(image["src"]).startswith("data:image/") for image in page.of("img"))
@@ -269,7 +275,7 @@ def test_text_is_escaped(tmp_path: Path) -> None:
 
 
 def test_the_method_provides_title_and_texts(tmp_path: Path) -> None:
-    text = write_report(write_run(tmp_path / "run"), Sketches()).read_text(encoding="utf-8")
+    text = write_report(write_run(tmp_path / "run"), Sketches(), MixedEvidence()).read_text(encoding="utf-8")
     assert "<h1>Sketches</h1>" in text
     assert "<small>of a &lt;cat&gt;</small>" in text
     assert "<figcaption>sketch</figcaption>" in text
@@ -379,7 +385,7 @@ def test_evidence_in_words() -> None:
         "pictures": {"read": 2, "same": 2, "wrong": []},
         "transfer": {"judges": {}},
     }
-    evidence = Evidence.from_dict(content)
+    evidence = MixedEvidence.from_dict(content)
     assert plain(evidence) == content | {"pictures": {"read": 2, "same": 2, "wrong": [], "verdicts": []}} | {
         "transfer": {"judges": {}, "files": []}
     }
@@ -393,7 +399,7 @@ def test_evidence_in_words() -> None:
         judges={"other": {"probability": 0.5, "rank": 2}},
     )
     items = part_items(evidence)
-    (held_out,) = ClassVisualizationPresentation().evidence_items(Evidence(), [judged])
+    (held_out,) = ClassVisualizationPresentation().evidence_items(MixedEvidence(), [judged])
     texts = [item.text for item in items]
     for text in (
         "2 of 3 files fool the original network, re-read from the disk; not as recorded: dog.",
@@ -410,7 +416,9 @@ def test_evidence_in_words() -> None:
 
 
 def test_evidence_of_no_file_has_no_verdict() -> None:
-    items = part_items(Evidence(files=FileEvidence(read=0, wrong=[]), pictures=ImageEvidence(read=0, same=0, wrong=[])))
+    items = part_items(
+        MixedEvidence(files=FileEvidence(read=0, wrong=[]), pictures=ImageEvidence(read=0, same=0, wrong=[]))
+    )
     assert [item.verdict for item in items] == ["no verdict"] * 2
     assert [item.text for item in items] == ["No file was verified.", "No image was verified."]
 
@@ -420,7 +428,7 @@ def test_the_page_shows_verdicts_and_tables(tmp_path: Path, monkeypatch: pytest.
     folder = write_run(tmp_path / "run")
     counts = TransferCounts(right=3, fooled=2, mirrored=1, wrong=0)
     transfer = TransferEvidence(judges={"a<b": counts, "c": counts})
-    folder.merge_evidence(Evidence(files=FileEvidence(read=1, wrong=[]), transfer=transfer))
+    folder.merge_evidence(MixedEvidence(files=FileEvidence(read=1, wrong=[]), transfer=transfer))
     text = page_of(folder)
     assert re.findall(r'aria-label="(passed|no verdict)"', text) == ["passed", "no verdict"]
     assert "<tr><td>a&lt;b</td><td>3</td><td>2</td><td>1</td><td>0</td></tr>" in text
@@ -517,7 +525,9 @@ def test_the_comparison_with_captum_fits_a_window_of_1280_pixels(tmp_path: Path,
         similarity=Similarity(difference=1e-7, spearman=1.0, ssim=1.0, top_iou=1.0),
         controls={"random map": Similarity(difference=1.0, spearman=0.0154, ssim=0.1, top_iou=0.1)},
     )
-    folder.merge_evidence(Evidence(captum=CaptumEvidence(version="0.9.0", passed=True, maps=[agreement], unchecked=[])))
+    folder.merge_evidence(
+        MixedEvidence(captum=CaptumEvidence(version="0.9.0", passed=True, maps=[agreement], unchecked=[]))
+    )
     script = probe(_MEASURE_TABLE)
     allowed = f"script-src 'sha256-{b64encode(sha256(script.encode()).digest()).decode()}' "
     page = tmp_path / "probed.html"

@@ -15,9 +15,10 @@ from PIL import Image
 
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
+from lit_viz.loggers.rows import snapshots_of
 from lit_viz.runs import segments as segments_module
 from lit_viz.runs.folder import FolderStorage
-from lit_viz.runs.results import curves_of, snapshots_of
+from lit_viz.runs.results import curves_of
 from lit_viz.runs.segments import MOST_TASKS, Contents, segment_files, signed, task_line
 from lit_viz.runs.verification import LastCheckpoint
 from lit_viz.types import Record, Task, index_of

@@ -14,7 +14,7 @@ from lit_viz.engine.lightning import AtomicCheckpointIO
 from lit_viz.engine.snapshots import PerturbedImage, PerturbedImageRecord, Result, Snapshot
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import read_png
-from lit_viz.runs.evidence import Evidence, FileEvidence
+from lit_viz.runs.evidence import FileEvidence, UniversalEvidence
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.runs.layout import LAST_CHECKPOINT
 from lit_viz.runs.memory import MemoryStorage
@@ -111,11 +111,11 @@ def test_records_are_replaced(storage: FolderStorage | MemoryStorage) -> None:
 
 
 def test_parts_of_the_evidence_are_replaced(storage: FolderStorage | MemoryStorage) -> None:
-    assert storage.evidence().to_dict() == {}
-    storage.merge_evidence(Evidence(files=FileEvidence(read=1, wrong=["cat"])))
-    storage.merge_evidence(Evidence(universal={"cat": ["fools 1 of 2"]}))
-    storage.merge_evidence(Evidence(files=FileEvidence(read=2, wrong=[])))
-    evidence = storage.evidence()
+    assert storage.evidence(UniversalEvidence).to_dict() == {}
+    storage.merge_evidence(UniversalEvidence(files=FileEvidence(read=1, wrong=["cat"])))
+    storage.merge_evidence(UniversalEvidence(universal={"cat": ["fools 1 of 2"]}))
+    storage.merge_evidence(UniversalEvidence(files=FileEvidence(read=2, wrong=[])))
+    evidence = storage.evidence(UniversalEvidence)
     assert evidence.files is not None
     assert (evidence.files.read, evidence.files.wrong) == (2, [])
     assert evidence.universal == {"cat": ["fools 1 of 2"]}
@@ -139,13 +139,13 @@ def test_memory_rounds_the_image_of_the_file_to_8_bits() -> None:
 
 
 def test_a_saved_run_is_complete(storage: FolderStorage | MemoryStorage, tmp_path: Path) -> None:
-    storage.merge_evidence(Evidence(universal={"cat": []}))
+    storage.merge_evidence(UniversalEvidence(universal={"cat": []}))
     saved = storage.save(tmp_path / "saved")
     assert_filled(saved.outcomes())
     opened = FolderStorage.open(tmp_path / "saved")
     assert opened.recorded["method"] == "attack"
     assert list(opened.queue()) == TASKS
-    assert opened.evidence().universal == {"cat": []}
+    assert opened.evidence(UniversalEvidence).universal == {"cat": []}
 
 
 def test_a_saved_run_of_memory_has_a_checkpoint(tmp_path: Path) -> None:
@@ -168,4 +168,4 @@ def test_memory_writes_no_file_until_it_is_saved(monkeypatch: pytest.MonkeyPatch
     storage = MemoryStorage()
     fill(storage)
     assert_filled(storage.outcomes())
-    storage.merge_evidence(Evidence(universal={}))
+    storage.merge_evidence(UniversalEvidence(universal={}))

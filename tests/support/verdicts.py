@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lit_viz.runs.evidence import CaptumEvidence
+from lit_viz.runs.evidence import CaptumEvidence, SaliencyEvidence
 from lit_viz.runs.folder import FolderStorage
 
 
 def captum(run: Any) -> CaptumEvidence:
     """Return the part of the evidence of a run, or of a run folder."""
-    evidence = FolderStorage(run).evidence() if isinstance(run, Path) else run.evidence
+    evidence = FolderStorage(run).evidence(SaliencyEvidence) if isinstance(run, Path) else run.evidence
     assert evidence.captum is not None
     return evidence.captum
 

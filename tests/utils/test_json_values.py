@@ -12,7 +12,7 @@ import pytest
 
 from lit_viz.engine.snapshots import PerturbedImageRecord
 from lit_viz.errors import LitVizError
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import AdversarialEvidence, SaliencyEvidence, UniversalEvidence
 from lit_viz.runs.folder import FolderStorage, Provenance
 from lit_viz.runs.records import AdversarialRecord, ClassImageRecord, SaliencyRecord
 from lit_viz.runs.segments import signed
@@ -47,7 +47,7 @@ FILES = {"files": {"read": 1, "wrong": ["a"]}, "universal": {"a": ["fools 1 of 2
             SaliencyRecord,
         ),
         ({"index": 0, "name": "a"}, PerturbedImageRecord),
-        (FILES, Evidence),
+        (FILES, UniversalEvidence),
         ({}, Provenance),
         ({"module": "SaliencyMap", "probe_logits": [0.5, None], "python": "3.11"}, Provenance),
     ],
@@ -80,7 +80,7 @@ def test_valid_values(values: Any, kind: type) -> None:
         ({**IMAGE, "metrics": [1]}, ClassImageRecord, "metrics must be an object, got [1]"),
         ({**IMAGE, "novel": 1}, ClassImageRecord, "novel is not a key of ClassImageRecord"),
         ({**TASK, "indexx": 0}, Task, "indexx is not a key of Task; did you mean 'index'?"),
-        ({"novel": 1}, Evidence, "novel is not a key of Evidence"),
+        ({"novel": 1}, AdversarialEvidence, "novel is not a key of AdversarialEvidence"),
         ({**MAP, "original_box": [0, 1]}, SaliencyRecord, "original_box must be a list of a number or null"),
         (
             {"index": 0, "name": "a", "attack": "pgd", "settings": {"norm": "l3"}},
@@ -88,8 +88,8 @@ def test_valid_values(values: Any, kind: type) -> None:
             "norm must be l2 or linf or null",
         ),
         ({"index": 0, "name": "a", "file": 3}, PerturbedImageRecord, "file must be text or null, got 3"),
-        ({"files": {"read": 1}}, Evidence, "files must be an object or null"),
-        ({"captum": 5}, Evidence, "captum must be an object or null, got 5"),
+        ({"files": {"read": 1}}, AdversarialEvidence, "files must be an object or null"),
+        ({"captum": 5}, SaliencyEvidence, "captum must be an object or null, got 5"),
         ({"module": ["attack"]}, Provenance, "module must be text, got ['attack']"),
     ],
 )
@@ -149,7 +149,7 @@ def write_segment(folder: FolderStorage, line: str) -> None:
 def test_damaged_evidence_is_named(content: str, folder: FolderStorage) -> None:
     (folder.path / "evidence.json").write_text(content)
     with pytest.raises(LitVizError, match=r"evidence\.json is damaged \(.*\): delete it"):
-        folder.evidence()
+        folder.evidence(SaliencyEvidence)
 
 
 @pytest.mark.parametrize("value", ["5", "[a]", "{module: [x]}", "{weights_sha256: 1}", "{probe_logits: a}"])

@@ -209,7 +209,10 @@ class RecordedTerms(Family):
         for name, wrong in self.wrong_references(_in_float32(self.reference)).items():
             differences[name] = self.difference(self.compute(wrong, _CONTROL_TERMS), expected[:_CONTROL_TERMS])
         differences["random map"] = self.sum_difference(random_map(self.delivered))
-        return {name: run_evidence.Similarity.of_difference(value) for name, value in differences.items()}
+        controls: dict[str, run_evidence.Similarity] = {}
+        for name, value in differences.items():  # values that are no map have a difference only
+            controls[name] = run_evidence.Similarity(difference=value, spearman=None, ssim=None, top_iou=None)
+        return controls
 
 
 class MeanOfImages(RecordedTerms):

@@ -13,6 +13,7 @@ import lit_viz as lv
 from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.networks import Network
+from lit_viz.runs.evidence import UniversalEvidence
 from tests.support.forgery import STORES, Copied, another, forge, forge_line, loaded, rewrite, values_of
 
 #: Values that can't be computed from the file: what the run cost, and what is of the image before it was rounded. The
@@ -237,7 +238,7 @@ def test_a_forged_value_of_a_perturbation_is_named(name: str, universal: Path, c
     run = copied(universal)
     value = values_of(run.record(0))[name]
     run.forge(0, name, "l2" if name == "norm" else another(value))
-    rates = loaded(universal).evidence().universal
+    rates = loaded(universal).evidence(UniversalEvidence).universal
     assert f"{name} " in run.stated().partition("is not as recorded")[2]
-    assert run.loaded().evidence().universal == rates
+    assert run.loaded().evidence(UniversalEvidence).universal == rates
     assert run.record(0)["fooling_rate"] is None

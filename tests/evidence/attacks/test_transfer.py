@@ -19,7 +19,7 @@ from lit_viz.evidence.judges import installed_judges
 from lit_viz.images.reading import read_photograph
 from lit_viz.networks import Network
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import AdversarialEvidence
 from lit_viz.runs.records import AdversarialRecord
 from lit_viz.runs.results import Outcome
 from tests.support.runs import amend_items
@@ -93,12 +93,12 @@ def test_a_transfer_counts_only_where_the_judge_was_right_on_the_photograph(smoo
     left = [grey(0.1, 0.1), grey(0.5, 0.1)]
     outcomes = [PairOutcome(*left, label=0), PairOutcome(*left, label=4, index=1)]
     transfer = transfers(outcomes, smooth)
-    (item,) = AdversarialExamplePresentation().part_items(Evidence(transfer=transfer))
+    (item,) = AdversarialExamplePresentation().part_items(AdversarialEvidence(transfer=transfer))
     assert [list(row.values()) for row in item.rows] == [["left", "1", "1", "0", "1"], ["whole", "1", "1", "1", "1"]]
     lines = transfer_table(transfer.files).splitlines()
     assert "apple -> cherry (fooled)" in lines[1]
     assert "(wrong)" in lines[2]
-    (item,) = AdversarialExamplePresentation().part_items(Evidence(transfer=transfers([], smooth)))
+    (item,) = AdversarialExamplePresentation().part_items(AdversarialEvidence(transfer=transfers([], smooth)))
     assert item.text.startswith("Transfer was not measured: no held-out network")
 
 

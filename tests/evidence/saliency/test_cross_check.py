@@ -40,7 +40,7 @@ from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
 from lit_viz.rng import Key
-from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM, Evidence
+from lit_viz.runs.evidence import NOT_CHECKED, NOT_IN_CAPTUM, SaliencyEvidence
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.utils.limits import MOST_ROWS
 from tests.support.attributions import MASK
@@ -485,7 +485,9 @@ def test_missing_methods_and_missing_time_are_reported(monkeypatch: pytest.Monke
     assert [entry.unchecked for entry in found.unchecked] == [NOT_IN_CAPTUM, NOT_IN_CAPTUM]
     assert [entry.index for entry in found.masks or ()] == [0]
     unchecked = [found.unchecked[0], found.unchecked[1].amend(unchecked=NOT_CHECKED)]
-    (item,) = SaliencyMapPresentation().part_items(Evidence(captum=found.amend(unchecked=unchecked, masks=None)))
+    (item,) = SaliencyMapPresentation().part_items(
+        SaliencyEvidence(captum=found.amend(unchecked=unchecked, masks=None))
+    )
     assert item.text == "No map was compared with Captum; 1 not in Captum; 0 of 2 maps compared."
     assert item.notes == ["lit-viz check compares the maps that were not checked."]
     assert item.verdict == "no verdict"

@@ -25,7 +25,7 @@ from lit_viz.launch.run import Run
 from lit_viz.localization.reference_boxes import ReferenceBoxes
 from lit_viz.networks import FrozenNetwork, Network
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
-from lit_viz.runs.evidence import Evidence, MetricsEvidence, SaliencyMetrics
+from lit_viz.runs.evidence import MetricsEvidence, SaliencyEvidence, SaliencyMetrics
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 
@@ -57,7 +57,7 @@ def metrics_of(smooth: Network, outcomes: Sequence[Outcome], name: str = "gradie
 
 
 def rows_of(*metrics: SaliencyMetrics) -> Sequence[dict[str, str]]:
-    evidence = Evidence(faithfulness=MetricsEvidence(settings={}, maps=metrics))
+    evidence = SaliencyEvidence(faithfulness=MetricsEvidence(settings={}, maps=metrics))
     (item,) = SaliencyMapPresentation().part_items(evidence)
     return item.rows
 

@@ -17,6 +17,7 @@ from lit_viz.evidence.verifier import EvidencePart
 from lit_viz.images.reading import encode_png
 from lit_viz.networks import Network
 from lit_viz.runs import tar_store
+from lit_viz.runs.evidence import SaliencyEvidence
 from tests.support.forgery import STORES, Copied, ForgedRun, another, loaded, rewrite, values_of
 from tests.support.networks import NAMES, load_network, smooth_network
 
@@ -90,7 +91,7 @@ def test_a_forged_value_is_named(name: str, finished: Path, copied: Copied) -> N
     word = {"setting": "layer", "predicted_name": "predicted"}.get(name, name)
     assert f"{word} " in text.partition("is not as recorded")[2]
     assert "not as recorded: p0" in text
-    wrong = run.loaded().evidence().records
+    wrong = run.loaded().evidence(SaliencyEvidence).records
     assert wrong is not None
     assert wrong.wrong == ["p0"]
 
