@@ -84,19 +84,14 @@ class Outcome(Generic[R_co]):
 
     def photograph(self) -> Tensor | None:
         """Return the bands ``(1, H, W)`` or ``(3, H, W)`` of the photograph that are drawn; None if there is none."""
-        return self._bands_of(self.source())
+        source = self.source()
+        return None if source is None else FileFormat.of(self.record.format).draw(source)
 
     def drawn(self) -> Tensor | None:
         """Return the final image as it is drawn; None if there is none."""
         image = self.image()
-        if self.record.format is None or self.array() is not None:  # a map is drawn already
+        if image is None or self.record.format is None or self.array() is not None:
             return image
-        return self._bands_of(image)
-
-    def _bands_of(self, image: Tensor | None) -> Tensor | None:
-        """Return the bands of an image that are drawn."""
-        if image is None:
-            return None
         return FileFormat.of(self.record.format).draw(image)
 
     def pictures(self) -> tuple[Picture | None, Picture | None]:
@@ -129,8 +124,9 @@ class Outcome(Generic[R_co]):
         if metric not in curves:
             names = sorted(curves)
             known = ", ".join(names) or "none"
-            suggestion = did_you_mean(metric, names)
-            raise LitVizError(f"{self.record.key} has no curve {metric!r}{suggestion} (it has {known})")
+            raise LitVizError(
+                f"{self.record.key} has no curve {metric!r}{did_you_mean(metric, names)} (it has {known})"
+            )
         return curves[metric]
 
     def logged(self, metric: str) -> Curve:
@@ -149,7 +145,6 @@ def records_of(outcomes: Iterable[Outcome[R]]) -> list[R]:
 
 #: First line of ``metrics.csv``.
 HEADER = "task,iteration,metric,value\n"
-
 
 #: Key and rows of each task, in task order.
 TaskRows = Iterable[tuple[str, list[Any]]]
