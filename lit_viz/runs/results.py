@@ -44,8 +44,7 @@ class Outcome(Generic[R_co]):
 
     def _repr_png_(self) -> bytes | None:
         """Return photograph and final image as PNG, which a notebook displays."""
-        drawn = self.photograph(), self.drawn()
-        pictures = [picture for picture in drawn if picture is not None]
+        pictures = [picture for picture in (self.photograph(), self.drawn()) if picture is not None]
         if not pictures:
             return None
         buffer = BytesIO()

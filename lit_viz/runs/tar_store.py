@@ -41,8 +41,8 @@ from lit_viz.utils.sequences import LazySequence
 
 #: Where the results of tasks are: in files, or in tars of a thousand tasks each.
 Store = Literal["files", "tar"]
-#: Returns the photograph ``(C, H, W)`` of a record as the network received it, from its file.
-ReadSource = Callable[[Record], Tensor]
+#: Returns the photograph ``(C, H, W)`` of a record as the network received it, from its file; None without the method.
+ReadSource = Callable[[Record], Tensor] | None
 #: Number of tasks of the sample: the first ones, those with the least probability, and drawn ones.
 SAMPLE = 100
 #: Number of the first tasks, and of those with the least probability. Maps of as many tasks have channels.
@@ -56,7 +56,7 @@ class TarStorage(FolderStorage):
     """A run folder with the results of its tasks in tars.
 
     Attributes:
-        read_source: reads photographs that are not in the tars; None if they can't be read.
+        read_source: reads the photographs that are not in the tars, if the method has given it.
     """
 
     # A result is appended to one file: a thread would take as much processor time again, for the lock of Python.
@@ -65,7 +65,7 @@ class TarStorage(FolderStorage):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self.read_source: ReadSource | None = None
+        self.read_source: ReadSource = None
         self._tar = NewTar(self.path)
         self._stem = ""  # of the next tar and segment
         self._finished: list[tuple[Record, str]] = []  # with its text
@@ -172,9 +172,7 @@ class TarStorage(FolderStorage):
 class TarOutcome(Outcome):
     """The outcome of a task in a tar; ``read_source`` returns its photograph, ``contents`` the signature of the tar."""
 
-    def __init__(
-        self, record: Record, root: Path, read_source: ReadSource | None, contents: Callable[[], Contents]
-    ) -> None:
+    def __init__(self, record: Record, root: Path, read_source: ReadSource, contents: Callable[[], Contents]) -> None:
         super().__init__(record)
         self._root, self._read_source, self._contents = root, read_source, contents
 

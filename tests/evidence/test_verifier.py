@@ -17,7 +17,7 @@ from lit_viz.errors import LitVizError, WriteError
 from lit_viz.evidence.saliency.families import MapCheck
 from lit_viz.evidence.verifier import EvidencePart, OutcomeVerifier
 from lit_viz.networks import Network
-from lit_viz.runs.evidence import UniversalEvidence
+from lit_viz.runs.evidence import SaliencyEvidence
 from tests.support.marks import slow
 from tests.support.verdicts import reasons, verdicts
 
@@ -162,7 +162,7 @@ def test_a_check_computes_the_other_parts(
     monkeypatch.setattr(name, broken)
     assert not run.check(**options)
     assert run.evidence.failures == {part: "broken"}
-    assert run.evidence.captum or run.evidence.files or run.evidence.pictures or part == "pictures"
+    assert run.evidence.to_dict().keys() & {"captum", "files", "pictures"} or part == "pictures"
 
 
 @pytest.mark.parametrize(
@@ -204,16 +204,22 @@ def test_the_test_stage_warns(smooth: Network, monkeypatch: pytest.MonkeyPatch) 
         trainer.test(module, tasks)
 
 
+class CountedEvidence(SaliencyEvidence):
+    """The evidence of saliency maps with the number of results."""
+
+    count: int | None = None
+
+
 class CountVerifier(OutcomeVerifier[Any]):
     """A verifier that counts the results."""
 
-    evidence_class = UniversalEvidence
+    evidence_class = CountedEvidence
 
     def parts(self) -> Mapping[str, Callable[[], EvidencePart]]:
         return {"count": self.count}
 
     def count(self) -> EvidencePart:
-        return EvidencePart(UniversalEvidence(universal={"results": [str(len(self.outcomes))]}), passed=False)
+        return EvidencePart(CountedEvidence(count=len(self.outcomes)), passed=False)
 
     @classmethod
     def test_numbers(cls, module: lv.SaliencyMap, results: Sequence[Result]) -> dict[str, float]:
@@ -227,7 +233,7 @@ class CountedMap(lv.SaliencyMap):
 def test_the_run_its_check_and_the_test_stage_use_the_verifier_of_the_class(smooth: Network, tmp_path: Path) -> None:
     tasks = lv.ImageTasks(smooth, photographs(), target=2)
     run = lv.run(CountedMap(smooth), tasks, tmp_path / "run", logger="none")
-    assert run.evidence.to_dict() == {"universal": {"results": ["2"]}}
+    assert run.evidence.to_dict() == {"count": 2}
     assert not run.check()
     module = CountedMap(smooth)
     trainer = pl.Trainer(max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False)

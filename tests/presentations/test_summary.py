@@ -8,7 +8,7 @@ import pytest
 
 from lit_viz.presentations.adversarial_example import AdversarialExamplePresentation
 from lit_viz.presentations.saliency_map import SaliencyMapPresentation
-from lit_viz.runs.evidence import Evidence
+from lit_viz.runs.evidence import SaliencyEvidence
 from lit_viz.runs.records import AdversarialRecord
 from lit_viz.types import Status
 
@@ -73,4 +73,4 @@ def test_the_card_of_an_attack_states_the_classes_before_and_after(fields: dict[
 
 def test_each_item_of_evidence_has_the_name_of_its_file() -> None:
     presentation = SaliencyMapPresentation()
-    assert [item.name for item in presentation.evidence_items(Evidence(), [])] == ["captum"]
+    assert [item.name for item in presentation.evidence_items(SaliencyEvidence(), [])] == ["captum"]

@@ -30,7 +30,7 @@ from lit_viz.evidence.saliency import captum_reference
 from lit_viz.evidence.saliency.cross_check import cross_check
 from lit_viz.networks import Network
 from lit_viz.runs.evidence import MEAN_OF_IMAGES, NOT_IN_CAPTUM, ORIGINAL, SCALAR_TERMS, WHOLE_MAP, MapAgreement
-from lit_viz.runs.results import Outcome
+from lit_viz.runs.memory import MemoryOutcome
 from tests.support.attributions import MASK
 from tests.support.marks import slow
 from tests.support.networks import NAMES, Attending, rectified
@@ -196,6 +196,6 @@ def checked(run: Any, methods: dict[str, Attribution], network: Network) -> MapA
 
 
 def test_a_record_of_another_length_is_a_reason(smooth: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Outcome, "terms", lambda self: torch.zeros(3, 4))
+    monkeypatch.setattr(MemoryOutcome, "terms", lambda self: torch.zeros(3, 4))
     run = explained(smooth, SmoothGrad())
     assert reasons(run) == ["not checked, since the record of a map must have 60 terms, got 3"]
