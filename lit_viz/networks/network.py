@@ -189,7 +189,7 @@ class Network(Original):
 
         Raises:
             LitVizError: a layer in ``keep`` is unknown, or ``backprop`` is not ``plain`` and the network can't be
-                copied or has non-linearities other than ReLU and ReLU6 modules.
+                copied or has non-linearities other than ReLU and ReLU6, of modules or functions.
         """
         check_layers(keep, self.original)
         target = torch.device(device) if device is not None else self.device

@@ -126,12 +126,10 @@ class CaptumReference:
     @cached_property
     def original(self) -> OriginalNetwork:
         """The copy of the network."""
-        hooked = isinstance(self.method, (own.GuidedBackprop, own.GuidedGradCAM))
         gamma = getattr(self.method.objective, "gamma", 1.0)
         network = OriginalNetwork(
             self.network,
             self.x.dtype,
-            hooked=hooked,
             libra="libra" in self.method.networks,
             against=self.against,
             gamma=gamma,
@@ -139,6 +137,11 @@ class CaptumReference:
             copies=self.copies,
         )
         return network.to(isolation.device_of(self.network.original))
+
+    @property
+    def hooked(self) -> nn.Module:
+        """The copy with a module for each call of a rectifier, which Captum hooks."""
+        return UnsharedNetwork(self.given, self.x)
 
     @property
     def layer(self) -> nn.Module:
@@ -324,7 +327,7 @@ def _grad_cam(r: CaptumReference) -> Any:
 
 
 def _guided_grad_cam(r: CaptumReference) -> Any:
-    return attr.GuidedGradCam(r.given, r.layer).attribute(r.x, r.target, interpolate_mode="bilinear")
+    return attr.GuidedGradCam(r.hooked, r.layer).attribute(r.x, r.target, interpolate_mode="bilinear")
 
 
 def _batches(r: CaptumReference) -> Iterator[Tensor]:
@@ -517,10 +520,10 @@ COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {
     ),
     own.DeepLift: Counterpart("DeepLift", "map with one module per call", _deep_lift),
     own.GuidedBackprop: Counterpart(
-        "GuidedBackprop", "map", lambda r: attr.GuidedBackprop(r.given).attribute(r.x, r.target)
+        "GuidedBackprop", "map", lambda r: attr.GuidedBackprop(r.hooked).attribute(r.x, r.target)
     ),
     own.Deconvolution: Counterpart(
-        "Deconvolution", "map", lambda r: attr.Deconvolution(r.given).attribute(r.x, r.target)
+        "Deconvolution", "map", lambda r: attr.Deconvolution(r.hooked).attribute(r.x, r.target)
     ),
     own.GradCAM: Counterpart("LayerGradCam", "interpolated map of feature maps", _grad_cam),
     own.GuidedGradCAM: Counterpart("GuidedGradCam", "map of feature maps", _guided_grad_cam),

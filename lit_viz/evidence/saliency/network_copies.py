@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.saliency.metrics import randomize_layer
 from lit_viz.networks import Network, isolation
-from lit_viz.networks.fast import is_rectifier
 from lit_viz.networks.fast.interception import Call, Interception, Pooling
 from lit_viz.networks.fast.libra import libra
 
@@ -45,8 +41,8 @@ class Weights:
                 real.copy_(add_rounding(real, self.rounding_seed, self.rounding_steps))
 
 
-#: Copies of a network by precision, by whether they are prepared for hooks, and by the change of their weights.
-NetworkCopies = dict[tuple[torch.dtype, bool, Weights], nn.Module]
+#: Copies of a network by precision, and by the change of their weights.
+NetworkCopies = dict[tuple[torch.dtype, Weights], nn.Module]
 
 
 class OriginalNetwork(nn.Module):
@@ -55,8 +51,6 @@ class OriginalNetwork(nn.Module):
     If the target is contrasted with another class (``against``), ``gamma`` times its logit is subtracted from each.
 
     With ``libra`` its gradients are those of the rule.
-
-    For Captum's hooks on rectifiers (``hooked``), activations are not in place and a ReLU6 is an instance of ReLU.
 
     Args:
         weights: change of the weights.
@@ -71,7 +65,6 @@ class OriginalNetwork(nn.Module):
         network: Network,
         dtype: torch.dtype,
         *,
-        hooked: bool,
         libra: bool,
         against: int | None,
         gamma: float,
@@ -81,21 +74,19 @@ class OriginalNetwork(nn.Module):
         super().__init__()
         self._normalize, self.against, self.gamma = network.normalize, against, gamma
         self.output, self.libra = network.output, libra
-        key = dtype, hooked, weights
+        key = dtype, weights
         if key not in copies:
-            copies[key] = self._copied(network, dtype, hooked)
+            copies[key] = self._copied(network, dtype)
             weights.change(copies[key])
         self.copy = copies[key]
 
-    def _copied(self, classifier: Network, dtype: torch.dtype, hooked: bool) -> nn.Module:
+    def _copied(self, classifier: Network, dtype: torch.dtype) -> nn.Module:
         # Without a fast copy, the network's own hooks change its output and must be kept.
         memo = {} if classifier.any_fast().is_original else isolation.memo_without_hooks(classifier.original)
         try:
             network = isolation.private_copy(classifier.original, memo)
         except Exception as error:  # raised by the network's own code
             raise LitVizError(f"{classifier.name} can't be copied for Captum: {error}") from error
-        if hooked:
-            _prepare_for_hooks(network)
         return isolation.cast(network, dtype).eval().requires_grad_(False)
 
     def scores(self, x: Tensor) -> Tensor:
@@ -108,16 +99,6 @@ class OriginalNetwork(nn.Module):
         """Return the logits."""
         logits = self.scores(x)
         return logits if self.against is None else logits - self.gamma * logits[:, self.against, None]
-
-
-def _prepare_for_hooks(network: nn.Module) -> None:
-    """Replace activations in place by others, and each ReLU6 by an instance of ReLU."""
-    for module in network.modules():
-        if hasattr(module, "inplace"):
-            setattr(module, "inplace", False)  # noqa: B010 - not an attribute of every module type
-        for name, child in module.named_children():
-            if is_rectifier(child) and isinstance(child, nn.Hardtanh):
-                module._modules[name] = _hooked(partial(functional.hardtanh, min_val=0, max_val=child.max_val))
 
 
 def add_rounding(values: Tensor, seed: int, steps: int) -> Tensor:
@@ -148,6 +129,8 @@ class UnsharedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's output."""
+        if torch.is_grad_enabled() and not x.requires_grad:
+            x = x.detach().requires_grad_()  # calls without a gradient are not intercepted
         with _Calls(self.calls):
             logits: Tensor = self._network[0](x)
         return logits
@@ -222,10 +205,3 @@ def _windows(z: Tensor, dim: int, side: int, places: Tensor) -> Tensor:
     windows = taken.reshape(shape).movedim(dim + 1, -1)
     outside = is_outside.view(side, *[1] * (windows.ndim - dim - 2), places.shape[1])
     return windows.masked_fill(outside, -torch.inf)
-
-
-def _hooked(function: Callable[[Tensor], Tensor]) -> nn.Module:
-    """Return a module for an element-wise function that Captum takes for a ReLU."""
-    module = nn.ReLU()
-    setattr(module, "forward", function)  # noqa: B010 - a method
-    return module

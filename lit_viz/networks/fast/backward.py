@@ -57,6 +57,11 @@ class _Rectify(torch.autograd.Function):
         return ctx.activation.gradient(gradient, y), None, None
 
 
+def rectify(x: Tensor, activation: Activation, inplace: bool) -> Tensor:
+    """Return ``min(max(x, 0), top)`` with the backward of the activation, in ``x`` itself if ``inplace``."""
+    return _Rectify.apply(x, activation, inplace)  # type: ignore[no-any-return, no-untyped-call]
+
+
 class Rectifier(nn.Module):
     """Replacement of a ReLU or ReLU6 module with a selectable backward."""
 
@@ -69,7 +74,7 @@ class Rectifier(nn.Module):
         # Not in place for a view, where torch's graph hides the step from nonlinearities().
         inplace = self.inplace and not x._is_view()
         if torch.is_grad_enabled() and x.requires_grad:
-            return _Rectify.apply(x, self.activation, inplace)  # type: ignore[no-any-return, no-untyped-call]
+            return rectify(x, self.activation, inplace)
         return x.clamp_(0, self.activation.top) if inplace else x.clamp(0, self.activation.top)
 
 

@@ -23,6 +23,7 @@ from lit_viz.networks.fast.folding import fold_batch_norms, foldable_pairs, free
 from lit_viz.networks.fast.frozen import FrozenNetwork
 from lit_viz.networks.fast.kernels import kernels_available, replace_linears
 from lit_viz.networks.fast.libra import LibraNetwork, libra, nonlinear_layer
+from lit_viz.networks.fast.rectifying import RectifiedNetwork, Rectifying
 from lit_viz.networks.fast.rescaling import EqualHalves, RescaledNetwork, Rescaling
 from lit_viz.networks.fast.residual import residual_branches, scale_branches
 from lit_viz.networks.layers import hooked, layer_names, reading_all
@@ -148,6 +149,7 @@ def _copy(classifier: isolation.Original, options: _CopyOptions) -> FrozenNetwor
     output = options.output
     plain, draws = _plain_copy(classifier.original, x, expected, options)
     unscaled: list[str] = []
+    rectifies = False
     if options.backprop == "plain":
         _check_gradient(plain, x, output)
     elif options.backprop == "rescale":
@@ -155,7 +157,7 @@ def _copy(classifier: isolation.Original, options: _CopyOptions) -> FrozenNetwor
     elif options.backprop == "libra":
         _check_libra(plain, x, output)
     else:
-        _replace_backward(plain, x, options.backprop, output)
+        rectifies = _replace_backward(plain, x, options.backprop, output)
     branches: list[str] = []
     if options.residual_gradient != 1:
         branches = residual_branches(plain, x, output)
@@ -184,6 +186,8 @@ def _copy(classifier: isolation.Original, options: _CopyOptions) -> FrozenNetwor
         return RescaledNetwork(copied)
     if options.backprop == "libra":
         return LibraNetwork(copied)
+    if rectifies:
+        return RectifiedNetwork(copied, options.backprop)
     if options.compiled is not None:
         _compile(classifier, copied, options.compiled)
     return copied
@@ -242,22 +246,28 @@ def _reject_compiled(network: nn.Module) -> None:
         raise _Rejected("it is compiled (give it as it was before torch.compile)")
 
 
-def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop, output: Output) -> None:
-    """Replace the backward of the rectifiers; check that there is no other non-linearity and the logits stay."""
+def _replace_backward(network: nn.Module, x: Tensor, backprop: Backprop, output: Output) -> bool:
+    """Replace the backward of the rectifiers; check that there is no other non-linearity and the logits stay.
+
+    Returns:
+        Whether some are functions, which are intercepted where they are called.
+    """
     _reject_compiled(network)
     try:
         with isolation.random_state_preserved(network):
             expected = output.without_graph(network, x)
         replace_rectifiers(network, backprop)
-        with isolation.random_state_preserved(network):
-            logits = output.without_graph(network, x)
-        hidden = next(nonlinearities(output.with_graph(network, x)[1], keep=SELECTING), None)
+        functions = Rectifying(backprop)
+        with isolation.random_state_preserved(network), functions:
+            logits = output.with_graph(network, x)[1]
+        hidden = next(nonlinearities(logits, keep=SELECTING), None)
     except Exception as error:  # any error of the user's code or its compiler
         raise _Rejected(first_line(error)) from error
     if hidden is not None:
-        raise _NoRule(f"it computes {hidden}, and only nn.ReLU and nn.ReLU6 modules can be given another backward")
-    if relative_difference(logits, expected) > LOGITS_TOLERANCE:
+        raise _NoRule(f"it computes {hidden}, and only ReLU and ReLU6 can be given another backward")
+    if relative_difference(logits.detach(), expected) > LOGITS_TOLERANCE:
         raise _Rejected("its logits change when its rectifier modules are replaced")
+    return functions.is_used
 
 
 def _unscaled(network: nn.Module, x: Tensor, draws: bool, output: Output) -> list[str]:

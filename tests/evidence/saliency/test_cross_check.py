@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import lit_viz as lv
 from lit_viz.attributions import (
@@ -504,3 +505,30 @@ def test_a_failure_of_captum_is_a_reason() -> None:
     assert run.records[0]["status"] == "done"
     assert str(reasons(run)[0]).startswith("not checked, since Captum fails on this network (")
     assert cross_check([], TIMED, None)[0].passed is None  # type: ignore[arg-type]
+
+
+class Functions(nn.Module):
+    """Rectifies by functions, pools twice by one layer, and flattens by ``view``, as in PyTorch's CIFAR-10 tutorial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.pool = nn.Conv2d(3, 6, 5), nn.Conv2d(6, 16, 5), nn.MaxPool2d(2, 2)
+        self.fc1, self.fc2 = nn.Linear(16 * 5 * 5, 20), nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(functional.relu(self.conv1(x)))
+        x = self.pool(functional.relu(self.conv2(x)))
+        return self.fc2(functional.relu(self.fc1(x.view(-1, 16 * 5 * 5))))
+
+
+@pytest.mark.parametrize(
+    "method", ["gradient", "guided_backprop", "deconvolution", "guided_grad_cam", "deep_lift", "occlusion"]
+)
+def test_maps_of_a_network_of_functions_and_a_view_agree_with_captum(method: str, tmp_path: Path) -> None:
+    network = load_network(Functions().eval(), size=32)
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    run = lv.saliency(network, images, method=method, out=tmp_path / "run")
+    assert [record.status for record in run.records] == ["done"]
+    assert isinstance(run.evidence, SaliencyEvidence)
+    assert run.evidence.captum is not None
+    assert run.evidence.captum.passed is True

@@ -210,17 +210,6 @@ class Capped(nn.ReLU):
         return x.clamp(0, 4)
 
 
-class Inside(nn.Module):
-    """A layer that rectifies by a function, between two others."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.block = By(F.relu)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(x) * 2
-
-
 def slice_in_place(x: Tensor) -> Tensor:
     x = x + 0
     F.relu(x[:, :2], inplace=True)
@@ -230,10 +219,6 @@ def slice_in_place(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("net", "found"),
     [
-        (By(F.relu), "relu"),
-        (By(torch.relu), "relu"),
-        (By(torch.relu_), "relu"),
-        (Inside(), "relu"),
         (By(lambda x: x.clamp(min=0)), "clamp"),
         (By(lambda x: torch.maximum(x, torch.zeros(()))), "maximum"),
         (By(lambda x: torch.where(x > 0, x, 0)), "where"),
@@ -261,7 +246,7 @@ def test_other_nonlinearities_are_rejected(net: nn.Module, found: str) -> None:
     network.fast()
     expected = (
         f"^guided backpropagation can't be used with {type(net).__name__}: it computes {found}, and only "
-        "nn.ReLU and nn.ReLU6 modules can be given another backward; use gradient or smoothgrad$"
+        "ReLU and ReLU6 can be given another backward; use gradient or smoothgrad$"
     )
     with pytest.raises(LitVizError, match=expected):
         network.fast(backprop="guided")
@@ -283,8 +268,36 @@ def test_a_compiled_network_is_rejected(whole: bool) -> None:
 @pytest.mark.slow
 def test_a_compiled_function_is_rejected() -> None:
     net = By(torch.compile(lambda x: F.relu(x) * 2, backend="aot_eager")).eval()
-    with pytest.raises(LitVizError, match=r"compiledfunction, and only nn\.ReLU"):
+    with pytest.raises(LitVizError, match=r"compiledfunction, and only ReLU"):
         load_network(net, size=16).fast(backprop="guided")
+
+
+class Functions(nn.Module):
+    """A ReLU by a function in place, one of a view, and one that is capped."""
+
+    def __init__(self, relu: Any, relu6: Any) -> None:
+        super().__init__()
+        self.conv, self.second, self.relu, self.relu6 = nn.Conv2d(3, 6, 3), nn.Linear(6 * 49, 8), relu, relu6
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.relu(self.conv(x)), 2)
+        return self.head(self.relu6(20 * self.second(x.view(-1, 6 * 49))))
+
+
+@pytest.mark.parametrize("backprop", BOTH)
+@pytest.mark.parametrize("relu", [F.relu, torch.relu, torch.relu_, Tensor.relu, lambda x: F.relu(x, inplace=True)])
+def test_functions_have_the_backward_of_modules(backprop: Backprop, relu: Any) -> None:
+    functions = Functions(relu, F.relu6).eval()
+    modules = Functions(nn.ReLU(), nn.ReLU6()).eval()
+    modules.load_state_dict(functions.state_dict())
+    x = torch.rand(2, 3, 16, 16)
+    actual, expected, plain = (
+        gradient(load_network(net, size=16).fast(backprop=rule), x)
+        for net, rule in [(functions, backprop), (modules, backprop), (functions, "plain")]
+    )
+    assert torch.allclose(actual, expected, atol=1e-6 * float(expected.abs().max()))
+    assert (actual - plain).abs().max() > 0.1 * plain.abs().max()
 
 
 class Both(nn.Module):
@@ -309,7 +322,7 @@ def test_changed_logits_are_rejected() -> None:
 def test_scripted_code_is_rejected() -> None:
     net = conv_net()
     net[5] = scripted(nn.ReLU6())
-    with pytest.raises(LitVizError, match=r"computes hardtanh, and only nn\.ReLU"):
+    with pytest.raises(LitVizError, match=r"computes hardtanh, and only ReLU"):
         load_network(net, size=16).fast(backprop="guided")
 
 
