@@ -163,7 +163,7 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord, SaliencyE
             try:
                 photograph, attribution = outcome.source(), outcome.array()
                 missing += photograph is None
-                scored = None if photograph is None else self._scored(photograph, scores)
+                scored = None if photograph is None else self._scored(photograph, record, scores)
                 reasons += self._mismatches(outcome, attribution, scored)
             except LitVizError as error:
                 reasons.append(str(error))
@@ -176,12 +176,14 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord, SaliencyE
         evidence = RecordEvidence(read=read, tasks=len(self.outcomes), missing=missing, wrong=names)
         return EvidencePart(SaliencyEvidence(records=evidence), not wrong)
 
-    def _scored(self, photograph: Tensor, scores: dict[str, Scored]) -> Scored:
+    def _scored(self, photograph: Tensor, record: SaliencyRecord, scores: dict[str, Scored]) -> Scored:
         """Return the scores of a photograph, which is evaluated once."""
         key = image_digest(photograph)
         if key not in scores:
             network = self.module.network
-            scores[key] = Scored.of(network, network.scores_alone(photograph[None].float())[0].cpu())
+            columns = self.module.own_columns([self.storage.task(record.index)])
+            (logits,) = network.scores_alone(photograph[None].float(), columns=columns)
+            scores[key] = Scored.of(network, logits.cpu())
         return scores[key]
 
     def _mismatches(

@@ -39,6 +39,8 @@ LOGITS = "logits"
 TARGET_RULES = ("label", "predicted", "random", "least-likely")
 #: Value of the option ``rule`` of a photograph of which a network of images and text says nothing.
 NOTHING_SAID = "nothing said"
+#: Source of labels and targets that the network itself says of a photograph.
+SAID = "said"
 #: Source of labels that are read with the images of a dataset.
 DATASET = "dataset"
 #: Value of the option ``against`` that selects the most probable class other than the target.
@@ -250,7 +252,9 @@ class PhotographTraining(ImageTraining):
         """
         tasks = [self.with_dataset_label(task) for task in tasks]
         rows = [m for m, task in enumerate(tasks) if self.needs_original(task)]
-        logits = dict(zip(rows, self._scores(x[rows]), strict=True)) if rows else {}
+        columns = self.own_columns([tasks[m] for m in rows])
+        scores = self.network.scores_alone(x[rows], final=self.reads_final, columns=columns) if rows else ()
+        logits = dict(zip(rows, scores, strict=True))
         self._original_logits |= {tasks[m].index: row for m, row in logits.items()}
         resolved: list[Task | LitVizError] = []
         for m, task in enumerate(tasks):
@@ -264,6 +268,10 @@ class PhotographTraining(ImageTraining):
                 task = task.amend(**read)
             resolved.append(task)
         return resolved
+
+    def own_columns(self, tasks: Sequence[Task]) -> list[int] | None:
+        """Return the index of the only score of each photograph that its task requires; None if it requires all."""
+        return None
 
     def _scores(self, x: Tensor) -> Tensor:
         """Return the scores ``(N, K)`` of photographs by the original network, the same in any batch."""

@@ -28,6 +28,7 @@ from lit_viz.methods.goals import check_numbers
 from lit_viz.methods.photographs import (
     LOGITS,
     RUNNER_UP,
+    SAID,
     PhotographTraining,
     check_gamma,
     contrast_fields,
@@ -255,6 +256,14 @@ class SaliencyMap(PhotographTraining):
         is_open = task.target is None or task.against == RUNNER_UP
         return self.is_half or (is_open and super().needs_original(task))
 
+    def own_columns(self, tasks: Sequence[Task]) -> list[int] | None:
+        columns: list[int] = []
+        for task in tasks:
+            if task.label_source != SAID or task.goal is None or task.against is not None:
+                return None
+            columns.append(task.goal)
+        return columns
+
     def cost(self, tasks: Sequence[Task]) -> tuple[int, int]:
         """Return the number of batches of evaluations, and the maximum number of evaluations."""
         evaluations = sum(map(self.last_iteration, tasks))
@@ -290,7 +299,8 @@ class SaliencyMap(PhotographTraining):
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         evaluator = self._evaluators[_method_name(self.slots.tasks[0])]
-        evaluation = evaluator(x, self.slots, rows, gradient=gradient, network=network)
+        with self.network.output.about(self.own_columns([self.slots.tasks[n] for n in rows])):
+            evaluation = evaluator(x, self.slots, rows, gradient=gradient, network=network)
         self.store_photograph_logits(x, rows, evaluation)
         return evaluation
 

@@ -22,7 +22,7 @@ from lit_viz.images.rasters import FileOptions
 from lit_viz.images.reading import PACKAGED_PREFIX, ZOO_PREFIX
 from lit_viz.images.sources import DatasetImages, Images, Normalization, Pictures, image_inputs, is_dataset
 from lit_viz.methods.goals import with_goals
-from lit_viz.methods.photographs import DATASET, NOTHING_SAID, RUNNER_UP, TARGET_RULES, class_tasks, resolve
+from lit_viz.methods.photographs import DATASET, NOTHING_SAID, RUNNER_UP, SAID, TARGET_RULES, class_tasks, resolve
 from lit_viz.networks import Network, as_network
 from lit_viz.networks.layers import layer_name, layout
 from lit_viz.objectives.layers import Axis, check_channel
@@ -456,8 +456,9 @@ def _tasks_of_own(first: Task, scores: Sequence[int], network: Network) -> list[
     """Return the tasks of a photograph with scores of its own."""
     if not scores:
         return [first.amend(rule=NOTHING_SAID)]
+    first = first.amend(label_source=SAID)
     if not network.output.has_parts:
-        return [first.amend(label=scores[0], label_source=LISTED)]
+        return [first.amend(label=scores[0])]
     return [_with_target(first, i, index, network) for i, index in enumerate(scores)]
 
 

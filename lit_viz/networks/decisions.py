@@ -117,7 +117,7 @@ class DecisionRule:
 
     def rankings(self, scores: Tensor, labels: Sequence[str]) -> list[Ranking]:
         """Return label and probability of the five most probable classes for each row of scores ``(N, K)``, in order of
-        rank; all, if there are fewer.
+        rank; all, if there are fewer. Scores ``-inf`` are not computed and in none.
 
         Numbers have no probability and no order: the rankings are empty.
         """
@@ -132,6 +132,8 @@ class DecisionRule:
         named: list[Ranking] = []
         for indices, values in zip(order.tolist(), chances.tolist(), strict=True):
             named.append(tuple((labels[index], value) for index, value in zip(indices, values, strict=True)))
+        for row, computed in enumerate(scores.isneginf().logical_not().sum(1).tolist()):
+            named[row] = named[row][:computed]
         return named
 
     # Attacks

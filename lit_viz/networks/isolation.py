@@ -80,10 +80,11 @@ class Original:
             scores = self.output.final if final else self.output.scores
             return scores(returned, len(x)).to(x.device, torch.float32)
 
-    def scores_alone(self, x: Tensor, *, final: bool = False) -> Tensor:
+    def scores_alone(self, x: Tensor, *, final: bool = False, columns: Sequence[int] | None = None) -> Tensor:
         """Compute :meth:`scores` of each image alone, so that their last bits are the same in any batch.
 
-        Processors round a batch of one otherwise than larger ones.
+        Processors round a batch of one otherwise than larger ones. With ``columns``, only the scores that the one of
+        each image requires are computed (:meth:`~lit_viz.networks.outputs.Output.about`).
         """
         self._check(x)
         rows: list[Tensor] = []
@@ -92,7 +93,8 @@ class Original:
             scores = self.output.final if final else self.output.scores
             for n in range(len(images)):
                 image = images[n : n + 1]
-                with network_errors_wrapped(image.shape):
+                own = None if columns is None else [columns[n]]
+                with network_errors_wrapped(image.shape), self.output.about(own):
                     returned = self.output.returned(network, image)
                 rows.append(scores(returned, 1).to(x.device, torch.float32))
         return torch.cat(rows)
@@ -454,7 +456,8 @@ def logits_tolerance(module: nn.Module, logits: Tensor) -> Tensor:
     thousand times the differences between batch sizes.
     """
     eps = max(torch.finfo(dtype_of(module)).eps, torch.finfo(torch.float32).eps)
-    return math.sqrt(eps) * logits.abs().amax(1).clamp(min=1)
+    sizes = logits.abs().masked_fill(logits.isneginf(), 0)  # of scores that are not computed
+    return math.sqrt(eps) * sizes.amax(1).clamp(min=1)
 
 
 def _first_tensor(module: nn.Module) -> Tensor:

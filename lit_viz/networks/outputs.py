@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +138,14 @@ class Output(Part, ABC):
             is_said: whether the decision is that it is said.
         """
         return None
+
+    @contextmanager
+    def about(self, columns: Sequence[int] | None) -> Iterator[None]:
+        """Compute in the body only what the scores with these indices require, one of each image or one for all.
+
+        Other scores may be ``-inf``. By default all are computed.
+        """
+        yield
 
     def place_of(self, index: int) -> int | None:
         """Return the place of a score in its text, from 1; None of scores that are of no part of a text."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -42,6 +44,21 @@ _SETTINGS: Mapping[str, Any] = {
 _BEGINNINGS, _CONTINUATION = ("▁", "Ġ"), "##"
 #: Last parts of the names of submodules that process the image, the most specific first.
 _VISION = ("vision_tower", "vision_model", "visual", "image_encoder", "vision_encoder", "encoder")
+
+
+@dataclass(frozen=True)
+class _Forced:
+    """Logits ``(M, T, V)`` of an answer on some images, by teacher forcing."""
+
+    rows: tuple[int, ...]
+    logits: Tensor
+
+    def of_all(self, scores: Tensor, images: int) -> Tensor:
+        """Return scores ``(M, K)`` as those of all images ``(N, K)``; the others are ``-inf``."""
+        if len(self.rows) == images:
+            return scores
+        rows = torch.tensor(self.rows, device=scores.device)
+        return scores.new_full((images, scores.shape[1]), -torch.inf).index_put((rows,), scores)
 
 
 class Answer(Output):
@@ -113,6 +130,7 @@ class Answer(Output):
         self._token_type = 0  # of the answer
         self._is_encoder_decoder = False
         self._dtype = torch.float32
+        self._columns: Sequence[int] | None = None  # that are scored, of each image or for all
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -349,14 +367,42 @@ class Answer(Output):
         if size != self._size:
             raise LitVizError(f"Answer was prepared for images of {self._size}, got {size}: load the network with size")
         self._dtype = x.dtype
-        arguments = self._arguments_of_images(x)
-        encoded: Any = None
-        returned: list[Tensor] = []
-        with _image_features_shared(network):
-            for ids in self._ids:
-                logits, encoded = self._forced_logits(network, arguments, ids.to(x.device), len(x), encoded)
-                returned.append(logits)
+        answers_by_rows: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for answer, rows in enumerate(self._rows_of_answers(len(x))):
+            answers_by_rows[rows].append(answer)
+        returned: list[_Forced] = [_Forced((), torch.empty(0))] * len(self._ids)
+        for rows, answers in answers_by_rows.items():
+            if not rows:
+                continue
+            images = x if len(rows) == len(x) else x[list(rows)]
+            arguments = self._arguments_of_images(images)
+            encoded: Any = None
+            with _image_features_shared(network):
+                for answer in answers:
+                    ids = self._ids[answer].to(x.device)
+                    logits, encoded = self._forced_logits(network, arguments, ids, len(images), encoded)
+                    returned[answer] = _Forced(rows, logits)
         return returned
+
+    @contextmanager
+    def about(self, columns: Sequence[int] | None) -> Iterator[None]:
+        before = self._columns
+        self._columns = None if rule_of(self.decision).is_exclusive else columns
+        try:
+            yield
+        finally:
+            self._columns = before
+
+    def _rows_of_answers(self, images: int) -> list[tuple[int, ...]]:
+        """Return the images that each answer is scored on: all, unless :meth:`about` determines them."""
+        if self._columns is None or len(self._columns) not in (1, images):
+            return [tuple(range(images))] * len(self._ids)
+        rows: list[tuple[int, ...]] = [()] * len(self._ids)
+        for row in range(images):
+            column = self._columns[row % len(self._columns)]
+            answer, _ = self._answer_and_place(column)
+            rows[answer] += (row,)
+        return rows
 
     def _forced_logits(
         self, network: Callable[..., Any], arguments: Mapping[str, Tensor], ids: Tensor, images: int, encoded: Any
@@ -410,18 +456,26 @@ class Answer(Output):
 
     def scores(self, returned: Any, images: int) -> Tensor:
         columns: list[Tensor] = []
-        for logits, ids in zip(returned, self._ids, strict=True):
-            own, others = self._own_and_others(logits, ids, torch.logsumexp)
-            log_odds = own - others
-            if self.per == "token":
-                columns += log_odds.unbind(1)
+        for forced, ids in zip(returned, self._ids, strict=True):
+            if not forced.rows:
+                columns.append(self._not_scored(returned, ids, images))
                 continue
+            own, others = self._own_and_others(forced.logits, ids, torch.logsumexp)
+            log_odds = own - others
             log_p = functional.logsigmoid(log_odds)
-            if rule_of(self.decision).is_exclusive:
-                columns.append(log_p.mean(1))
+            if self.per == "token":
+                scores = log_odds
+            elif rule_of(self.decision).is_exclusive:
+                scores = log_p.mean(1, keepdim=True)
             else:
-                columns.append(text_log_odds(log_p.sum(1)))
-        return torch.stack(columns, 1)
+                scores = text_log_odds(log_p.sum(1, keepdim=True))
+            columns.append(forced.of_all(scores, images))
+        return torch.cat(columns, 1)
+
+    def _not_scored(self, returned: Sequence[_Forced], ids: Tensor, images: int) -> Tensor:
+        """Return the scores of an answer that no image is scored on."""
+        (logits, *_) = [forced.logits for forced in returned if forced.rows]
+        return logits.new_full((images, len(ids) if self.per == "token" else 1), -torch.inf)
 
     def final(self, returned: Any, images: int) -> Tensor:
         """Return the least over tokens of the logit less the largest other one ``(N, K)``.
@@ -432,14 +486,15 @@ class Answer(Output):
         if rule_of(self.decision).is_exclusive:
             return self.scores(returned, images)
         columns: list[Tensor] = []
-        for logits, ids in zip(returned, self._ids, strict=True):
-            own, others = self._own_and_others(logits, ids, torch.amax)
-            margins = own - others
-            if self.per == "token":
-                columns += margins.cummin(1).values.unbind(1)
+        for forced, ids in zip(returned, self._ids, strict=True):
+            if not forced.rows:
+                columns.append(self._not_scored(returned, ids, images))
                 continue
-            columns.append(margins.amin(1))
-        return torch.stack(columns, 1)
+            own, others = self._own_and_others(forced.logits, ids, torch.amax)
+            margins = own - others
+            margins = margins.cummin(1).values if self.per == "token" else margins.amin(1, keepdim=True)
+            columns.append(forced.of_all(margins, images))
+        return torch.cat(columns, 1)
 
     def _own_and_others(self, logits: Tensor, ids: Tensor, reduce: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
         """Return the logits ``(N, T)`` of the tokens of an answer, and of all others, reduced; all tokens that end a

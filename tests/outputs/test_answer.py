@@ -359,6 +359,41 @@ def test_each_token_of_different_texts_has_a_map(
     assert lv.check(tmp_path / "run")
 
 
+def test_a_photograph_is_scored_on_its_own_text_only(
+    captioner: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    forced = Answer._forced_logits
+
+    def counting(self: Answer, network: Any, arguments: Any, ids: Tensor, images: int, encoded: Any) -> Any:
+        rows.append(images)
+        return forced(self, network, arguments, ids, images, encoded)
+
+    monkeypatch.setattr(Answer, "_forced_logits", counting)
+    net = lv.load_network(str(captioner), output=Answer(["this", "this this this"], per="token"))
+    images = torch.cat([photograph(3), photograph(7), photograph(9)])
+    whole, rows[:] = net.scores(images), []
+    with net.output.about([1, 5, 2]):
+        own = net.scores(images)
+    assert rows == [1, 2]
+    assert torch.equal(own.isneginf(), torch.tensor([[False] * 2 + [True] * 4] + 2 * [[True] * 2 + [False] * 4]))
+    assert torch.allclose(own[own.isfinite()], whole[own.isfinite()], atol=1e-4)
+    leaf = images.clone().requires_grad_()
+    with net.output.about([1, 5, 2]):
+        picked = net.fast()(leaf)[0].gather(1, torch.tensor([[1], [5], [2]]))
+        (gradient,) = torch.autograd.grad(picked.sum(), leaf)
+    for n, column in enumerate((1, 5, 2)):
+        alone = images[n : n + 1].clone().requires_grad_()
+        (expected,) = torch.autograd.grad(net.fast()(alone)[0][0, column], alone)
+        assert (gradient[n] - expected[0]).abs().max() <= 1e-4 * expected.abs().max()
+
+    net = lv.load_network(str(captioner), output="answer")
+    with pytest.warns(UserWarning, match="1 skipped"):
+        run = lv.saliency(net, photographs, method="gradient", captum="none")
+    assert [record.top5[0][0] for record in run.records[1:]] == ["this", "this this this"]
+    assert [len(record.top5) for record in run.records[1:]] == [1, 1]
+
+
 def test_tokens_of_a_target(captioner: Path, photographs: Path) -> None:
     net = lv.load_network(str(captioner), output=Answer(per="token"))
     run = lv.saliency(net, photographs / "3.png", target="a red car", method="gradient", captum="none")

@@ -127,6 +127,7 @@ class CaptumReference:
     def original(self) -> OriginalNetwork:
         """The copy of the network."""
         gamma = getattr(self.method.objective, "gamma", 1.0)
+        is_alone = self.against is None and getattr(self.method.objective, "target", None) is None
         network = OriginalNetwork(
             self.network,
             self.x.dtype,
@@ -135,6 +136,7 @@ class CaptumReference:
             gamma=gamma,
             weights=self.weights,
             copies=self.copies,
+            column=self.target if is_alone else None,
         )
         return network.to(isolation.device_of(self.network.original))
 

@@ -55,6 +55,7 @@ class OriginalNetwork(nn.Module):
     Args:
         weights: change of the weights.
         copies: copies of this network that exist already; a new one is added.
+        column: the only score that is required; None for all.
 
     Raises:
         LitVizError: the network can't be copied.
@@ -70,10 +71,12 @@ class OriginalNetwork(nn.Module):
         gamma: float,
         weights: Weights,
         copies: NetworkCopies,
+        column: int | None = None,
     ) -> None:
         super().__init__()
         self._normalize, self.against, self.gamma = network.normalize, against, gamma
         self.output, self.libra = network.output, libra
+        self._columns = None if column is None else [column]
         key = dtype, weights
         if key not in copies:
             copies[key] = self._copied(network, dtype)
@@ -91,7 +94,7 @@ class OriginalNetwork(nn.Module):
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the scores ``(N, K)`` of the classes, without the contrast."""
-        with libra(self.copy, self.output) if self.libra else nullcontext():
+        with libra(self.copy, self.output) if self.libra else nullcontext(), self.output.about(self._columns):
             scores: Tensor = self.output(self.copy, self._normalize(x))
         return scores
 
