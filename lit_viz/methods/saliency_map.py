@@ -227,8 +227,7 @@ class SaliencyMap(PhotographTraining):
         record = empty_record(recorded, x, most)
         if len(self.slots):
             restored = self.slots.state.get(recorded)
-            # A batch that was restored from a checkpoint of an earlier version, or of another number of evaluations,
-            # records nothing.
+            # A batch that was restored from a checkpoint of another number of evaluations records nothing.
             if restored is None or restored.shape[1] != most:
                 return state
         return state | record

@@ -312,7 +312,7 @@ def _images_item(part: ImageEvidence) -> EvidenceItem:
 
 
 def _files_read(read: int, tasks: int | None) -> str:
-    """Return how many files of the tasks were read; runs of earlier versions do not record the number of tasks."""
+    """Return how many files of the tasks were read."""
     if tasks in (None, read):
         return "re-read from the disk"
     return f"{read} re-read from the disk, the others have none"
