@@ -106,9 +106,9 @@ def test_one_copy_of_the_network_and_controls_of_one_map_per_method(
     copied: list[torch.dtype] = []
     original = OriginalNetwork._copied
 
-    def copy(self: OriginalNetwork, network: Network, dtype: torch.dtype, hooked: bool) -> nn.Module:
+    def copy(self: OriginalNetwork, network: Network, dtype: torch.dtype) -> nn.Module:
         copied.append(dtype)
-        return original(self, network, dtype, hooked)
+        return original(self, network, dtype)
 
     monkeypatch.setattr(OriginalNetwork, "_copied", copy)
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
