@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ KINDS = (
 _UNREAD = ("do_pad", "rescale_offset")  # options of these processors that have to be off
 _WARPED = 384  # pixels; from this size on, ConvNext's stretches pictures instead of cropping them
 _INSTEAD = "give mean, std and size instead"
+
+
+@dataclass(frozen=True)
+class ImagesAndText:
+    """Image processor and tokenizer of a folder that has no processor of both."""
+
+    image_processor: Any
+    tokenizer: Any
 
 
 def stored_processor(config: Any) -> Any:
@@ -50,10 +59,15 @@ def network_processor(network: Any, name: str | None = None) -> Any:
     if not origin:
         raise LitVizError(f"the processor of {kind} is not known: give processor, an object, a folder or a name")
     try:
-        from transformers import AutoProcessor
+        from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
         with messages_hidden():
-            return AutoProcessor.from_pretrained(origin, local_files_only=True, trust_remote_code=False)
+            processor = AutoProcessor.from_pretrained(origin, local_files_only=True, trust_remote_code=False)
+            if hasattr(processor, "tokenizer"):
+                return processor
+            images = AutoImageProcessor.from_pretrained(origin, local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=True, trust_remote_code=False)
+            return ImagesAndText(images, tokenizer)
     except Exception as error:  # there is none, it requires code or packages, or it is damaged
         reason = first_line(error)
         raise LitVizError(f"the processor of {kind} can't be read from {origin} ({reason}): give processor") from error

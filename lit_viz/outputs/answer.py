@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.transforms.functional import to_pil_image
 
 from lit_viz.errors import LitVizError, first_line, require
 from lit_viz.networks.decisions import Decision, rule_of
@@ -129,6 +130,7 @@ class Answer(Output):
         self._options: dict[str, Any] = {}  # of generation
         self._token_type = 0  # of the answer
         self._is_encoder_decoder = False
+        self._accepted: set[str] = set()  # arguments of the network
         self._dtype = torch.float32
         self._columns: Sequence[int] | None = None  # that are scored, of each image or for all
 
@@ -218,6 +220,7 @@ class Answer(Output):
             )
         own = self.with_processor(network, None)
         own._size, own._is_encoder_decoder = size, is_encoder_decoder(network)
+        own._accepted = accepted_arguments(network)
         own.backbone, own.note = _vision_module(network), _settings_note(network)
         own._ids = [own._encoded(text, network) for text in self.answers or [""]]
         image = normalize(torch.full((1, self.bands.channels, *size), 0.5))
@@ -274,12 +277,13 @@ class Answer(Output):
         prompt = self._prompt_text()
         if prompt is None:
             return {}
+        picture = to_pil_image(image[0].mul(255).round().byte().cpu())  # some processors take no tensor with a text
         with _quiet():
-            encoded = self.processor(images=[[image[0]]], text=[prompt], do_rescale=False, return_tensors="pt")
+            encoded = self.processor(images=[[picture]], text=[prompt], return_tensors="pt")
         of_image = self._arguments_of_images(image)
         arguments: dict[str, Tensor] = {}
         for name, value in encoded.items():
-            if name not in of_image and name != "labels" and isinstance(value, Tensor):
+            if name not in of_image and name in self._accepted and name != "labels" and isinstance(value, Tensor):
                 arguments[name] = value.to(image.device)
         return arguments
 
@@ -341,12 +345,13 @@ class Answer(Output):
             made = self.pixels(images)
         else:
             processor = self.processor
-            if self._prompt_text() is not None:
+            if self._prompt_text() is not None or not callable(processor):
                 processor = getattr(processor, "image_processor", processor)
             nested = [[image] for image in images]  # a flat list is one sample of several images
             options = {} if images.dtype == torch.uint8 else {"do_rescale": False}
             with _quiet():
                 made = processor(images=nested, return_tensors="pt", **options)
+            made = {name: value for name, value in made.items() if name in self._accepted}
         arguments: dict[str, Tensor] = {}
         for name, value in made.items():
             if isinstance(value, Tensor):
@@ -429,10 +434,11 @@ class Answer(Output):
             given |= self._extended_text(tokens, images)
         returned = network(**given, use_cache=False)
         logits: Tensor = returned.logits[:, -len(ids) :]
-        if self._is_encoder_decoder:
+        hidden = getattr(returned, "encoder_last_hidden_state", None)
+        if self._is_encoder_decoder and hidden is not None:
             from transformers.modeling_outputs import BaseModelOutput
 
-            return logits, BaseModelOutput(last_hidden_state=returned.encoder_last_hidden_state)
+            return logits, BaseModelOutput(last_hidden_state=hidden)
         return logits, None
 
     def _extended_text(self, tokens: Tensor, images: int) -> dict[str, Tensor]:
@@ -445,11 +451,14 @@ class Answer(Output):
             value = _repeated(value, images).to(tokens.device)
             if name == "input_ids":
                 continue
-            if value.ndim == 2 and value.shape[1] == length:
+            rest = tokens.shape[1] - min(before, length)
+            if value.ndim > 2 and value.shape[1] == length:  # a mask of the images, the same for all later tokens
+                later = value[:, -1:].expand(-1, rest, *value.shape[2:])
+                value = torch.cat([value[:, :before], later], 1)
+            elif value.ndim == 2 and value.shape[1] == length:
                 fill = 1 if name == "attention_mask" else 0
                 if name == "token_type_ids":
                     fill = self._token_type
-                rest = tokens.shape[1] - min(before, length)
                 value = torch.cat([value[:, :before], value.new_full((images, rest), fill)], 1)
             extended[name] = value
         return extended
@@ -582,8 +591,18 @@ def _repeated(value: Tensor, count: int) -> Tensor:
 
 
 def is_encoder_decoder(network: nn.Module) -> bool:
-    """Return whether a network gives its answers as ``decoder_input_ids``."""
-    return "decoder_input_ids" in inspect.signature(network.forward).parameters
+    """Return whether a network takes answers as ``decoder_input_ids``, which of BLIP-2 depends on its text network."""
+    config: Any = network.config
+    has_encoder = config.is_encoder_decoder or getattr(
+        getattr(config, "text_config", None), "is_encoder_decoder", False
+    )
+    return has_encoder and "decoder_input_ids" in inspect.signature(network.forward).parameters
+
+
+def accepted_arguments(network: Any) -> set[str]:
+    """Return the names of the arguments of a network; processors return further values."""
+    of_generation = inspect.signature(network.prepare_inputs_for_generation).parameters
+    return {*of_generation, *inspect.signature(network.forward).parameters}
 
 
 def image_tokens(network: nn.Module, processor: Any) -> set[int]:

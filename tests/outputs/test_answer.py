@@ -176,6 +176,18 @@ def test_maps_of_tokens_agree_with_captum(folders: Any, tmp_path: Path) -> None:
     assert [record.target_name for record in again.records] == list(net.labels)
 
 
+def test_a_folder_without_a_processor_of_images_and_text(folders: Any, tmp_path: Path) -> None:
+    """As of ViT-GPT2, whose folder has an image processor and a tokenizer."""
+    network = transformers.AutoModelForImageTextToText.from_pretrained(folders("trocr"))
+    processor = transformers.AutoProcessor.from_pretrained(folders("trocr"))
+    for part in (network, processor.image_processor, processor.tokenizer):
+        part.save_pretrained(tmp_path / "network")
+    image = photograph(1)
+    expected, own = load(folders("trocr"), "trocr"), load(tmp_path / "network", "trocr")
+    assert torch.equal(own.scores(image), expected.scores(image))
+    assert lv.read(own, image) == lv.read(expected, image)
+
+
 def test_exclusive_scores_are_mean_log_probabilities(folders: Any) -> None:
     folder, image = folders("trocr"), photograph()
     net = load(folder, "trocr", decision="exclusive")

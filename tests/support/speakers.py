@@ -262,6 +262,57 @@ def _paligemma(t: Any) -> tuple[nn.Module, Any]:
     return t.PaliGemmaForConditionalGeneration(config), t.PaliGemmaProcessor(images, words)
 
 
+def _blip2(t: Any) -> tuple[nn.Module, Any]:
+    text = {
+        "model_type": "opt", "vocab_size": VOCABULARY, "hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128, **IDS,
+    }  # fmt: skip
+    queries = {**TEXT, "vocab_size": VOCABULARY, "encoder_hidden_size": 16, "cross_attention_frequency": 1}
+    config = t.Blip2Config(
+        vision_config=_clip_vision(), qformer_config=queries, text_config=text, num_query_tokens=4,
+        image_token_index=IMAGE,
+    )  # fmt: skip
+    images = t.BlipImageProcessor(size=_size(32), **VALUES)
+    return t.Blip2ForConditionalGeneration(config), t.Blip2Processor(images, tokenizer(), num_query_tokens=4)
+
+
+def _internvl(t: Any) -> tuple[nn.Module, Any]:
+    text = {"model_type": "qwen2", "vocab_size": VOCABULARY, **KEYS, **IDS}
+    vision = {**TEXT, "image_size": [32, 32], "patch_size": [8, 8]}
+    config = t.InternVLConfig(
+        text_config=text, vision_config=vision, image_token_id=IMAGE, downsample_ratio=0.5, image_seq_length=4
+    )
+    names = {
+        "start_image_token": "<vision>",
+        "end_image_token": "</vision>",
+        "context_image_token": "<image>",
+        "video_token": "<video>",
+    }
+    images = t.GotOcr2ImageProcessor(size=_size(32), crop_to_patches=False, **VALUES)
+    words = tokenizer(extra_special_tokens=names)
+    processor = t.InternVLProcessor(images, words, t.InternVLVideoProcessor(), image_seq_length=4)
+    return t.InternVLForConditionalGeneration(config), processor
+
+
+def _mllama(t: Any) -> tuple[nn.Module, Any]:
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    text = {"vocab_size": VOCABULARY, **KEYS, "cross_attention_layers": [1], "rope_parameters": rope, **IDS}
+    ratios = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]
+    vision = {
+        "hidden_size": 16, "attention_heads": 2, "num_hidden_layers": 2, "num_global_layers": 1,
+        "intermediate_size": 32, "image_size": 32, "patch_size": 8, "max_num_tiles": 4, "vision_output_dim": 32,
+        "intermediate_layers_indices": [0], "supported_aspect_ratios": ratios,
+    }  # fmt: skip
+    config = t.MllamaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE)
+    network = t.MllamaForConditionalGeneration(config)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "gate" in name:  # they are closed at first
+                parameter.fill_(0.5)
+    images = t.MllamaImageProcessor(size=_size(32), max_image_tiles=4, **VALUES)
+    return network, t.MllamaProcessor(images, tokenizer(extra_special_tokens={"image_token": "<image>"}))
+
+
 _FAMILIES: dict[str, Callable[[Any], tuple[nn.Module, Any]]] = {
     "blip": _blip,
     "git": _git,
@@ -276,6 +327,9 @@ _FAMILIES: dict[str, Callable[[Any], tuple[nn.Module, Any]]] = {
     "idefics3": _idefics3,
     "smolvlm": _smolvlm,
     "paligemma": _paligemma,
+    "blip2": _blip2,
+    "internvl": _internvl,
+    "mllama": _mllama,
 }
 FAMILIES = tuple(_FAMILIES)
 #: What is asked; None of captioners and readers. Those of Hub's language models have the place of the image.
@@ -293,6 +347,9 @@ PROMPTS = {
     "idefics3": "<image> what is this",
     "smolvlm": "<image> what is this",
     "paligemma": "<image> what is this",
+    "blip2": "what is this",
+    "internvl": "<image> what is this",
+    "mllama": "<image> what is this",
 }
 
 
