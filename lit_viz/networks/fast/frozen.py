@@ -206,3 +206,11 @@ class FrozenNetwork(nn.Module):
                 yield self._own
         else:
             yield self._own
+
+
+class RuledNetwork(FrozenNetwork):
+    """Base class of frozen networks with a rule of their backward; they share attributes and layers of ``network``."""
+
+    def __init__(self, network: FrozenNetwork) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(network.__dict__)

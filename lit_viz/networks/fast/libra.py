@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from lit_viz.networks.fast.backward import PIECEWISE, nonlinearities, upstream
-from lit_viz.networks.fast.frozen import FrozenNetwork
+from lit_viz.networks.fast.frozen import RuledNetwork
 from lit_viz.networks.layers import hooked, in_module, modules_of, readable_layers
 from lit_viz.networks.outputs import Output
 
@@ -33,12 +33,8 @@ Rule: TypeAlias = Callable[..., Any]
 _GATES: Mapping[Callable[..., Tensor], float] = {F.gelu: 0.5, F.silu: 0.5, F.hardswish: 0.5, F.mish: 0.6}
 
 
-class LibraNetwork(FrozenNetwork):
+class LibraNetwork(RuledNetwork):
     """A frozen network with the rule; it shares the attributes and layers of ``network``."""
-
-    def __init__(self, network: FrozenNetwork) -> None:
-        nn.Module.__init__(self)
-        self.__dict__.update(network.__dict__)
 
     def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits and activations of :meth:`FrozenNetwork.forward`, with gradients of the rule."""

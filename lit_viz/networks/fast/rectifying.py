@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from lit_viz.networks.fast.backward import Activation, Backprop, rectify
-from lit_viz.networks.fast.frozen import FrozenNetwork
+from lit_viz.networks.fast.frozen import FrozenNetwork, RuledNetwork
 
 #: Functions that rectify, and the largest value that they return.
 _TOPS: Mapping[Callable[..., Any], float] = {
@@ -26,12 +26,11 @@ _TOPS: Mapping[Callable[..., Any], float] = {
 _IN_PLACE = (torch.relu_, Tensor.relu_)
 
 
-class RectifiedNetwork(FrozenNetwork):
-    """A frozen network with the backward of its rectifying functions; it shares the attributes of ``network``."""
+class RectifiedNetwork(RuledNetwork):
+    """A frozen network whose rectifying functions have another backward."""
 
     def __init__(self, network: FrozenNetwork, backprop: Backprop) -> None:
-        nn.Module.__init__(self)
-        self.__dict__.update(network.__dict__)
+        super().__init__(network)
         self._backprop: Backprop = backprop
 
     def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:

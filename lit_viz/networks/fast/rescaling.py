@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lit_viz.networks.fast.frozen import FrozenNetwork
+from lit_viz.networks.fast.frozen import RuledNetwork
 from lit_viz.networks.fast.interception import Call, Interception, Pooling
 from lit_viz.networks.summaries import relative_difference
 
@@ -20,15 +20,11 @@ _SMALLEST = 1e-10  # difference of inputs below which the derivative is used, as
 _ROUNDING = 0.01  # relative difference of equal rows of a batch, which kernels may compute in another order
 
 
-class RescaledNetwork(FrozenNetwork):
+class RescaledNetwork(RuledNetwork):
     """A frozen network with the rescale rule: maps pairs of an image and a baseline to the outputs of the images.
 
     Shares the attributes and layers of ``network``, in which no activation is fused.
     """
-
-    def __init__(self, network: FrozenNetwork) -> None:
-        nn.Module.__init__(self)
-        self.__dict__.update(network.__dict__)
 
     def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits and the activations of the images. Their gradients are multipliers.
