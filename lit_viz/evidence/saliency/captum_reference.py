@@ -142,7 +142,7 @@ class CaptumReference:
 
     @property
     def hooked(self) -> nn.Module:
-        """The copy with a module for each call of a rectifier, which Captum hooks."""
+        """The given network with a module for each call of a non-linear function, which Captum hooks."""
         return UnsharedNetwork(self.given, self.x)
 
     @property
@@ -353,7 +353,7 @@ def _drawn_path_terms(r: CaptumReference, numbers: Tensor) -> Tensor:
 
 
 def _deep_lift(r: CaptumReference) -> Any:
-    return attr.DeepLift(UnsharedNetwork(r.given, r.x)).attribute(r.x, r.baseline, r.target)
+    return attr.DeepLift(r.hooked).attribute(r.x, r.baseline, r.target)
 
 
 def _feature_ablation(r: CaptumReference) -> Any:
