@@ -464,27 +464,32 @@ class Answer(Output):
         return extended
 
     def scores(self, returned: Any, images: int) -> Tensor:
+        return self._by_answer(returned, images, self._scores_of)
+
+    def _by_answer(
+        self, returned: Sequence[_Forced], images: int, compute: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Return what is computed of the logits and the tokens of each answer, side by side ``(N, K)``; ``-inf`` of
+        the images that it is not scored on."""
+        scored = next(forced.logits for forced in returned if forced.rows)
         columns: list[Tensor] = []
         for forced, ids in zip(returned, self._ids, strict=True):
-            if not forced.rows:
-                columns.append(self._not_scored(returned, ids, images))
-                continue
-            own, others = self._own_and_others(forced.logits, ids, torch.logsumexp)
-            log_odds = own - others
-            log_p = functional.logsigmoid(log_odds)
-            if self.per == "token":
-                scores = log_odds
-            elif rule_of(self.decision).is_exclusive:
-                scores = log_p.mean(1, keepdim=True)
+            if forced.rows:
+                columns.append(forced.of_all(compute(forced.logits, ids), images))
             else:
-                scores = text_log_odds(log_p.sum(1, keepdim=True))
-            columns.append(forced.of_all(scores, images))
+                columns.append(scored.new_full((images, len(ids) if self.per == "token" else 1), -torch.inf))
         return torch.cat(columns, 1)
 
-    def _not_scored(self, returned: Sequence[_Forced], ids: Tensor, images: int) -> Tensor:
-        """Return the scores of an answer that no image is scored on."""
-        (logits, *_) = [forced.logits for forced in returned if forced.rows]
-        return logits.new_full((images, len(ids) if self.per == "token" else 1), -torch.inf)
+    def _scores_of(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Return the scores ``(N, 1)`` of an answer, or ``(N, T)`` of its tokens."""
+        own, others = self._own_and_others(logits, ids, torch.logsumexp)
+        log_odds = own - others
+        if self.per == "token":
+            return log_odds
+        log_p = functional.logsigmoid(log_odds)
+        if rule_of(self.decision).is_exclusive:
+            return log_p.mean(1, keepdim=True)
+        return text_log_odds(log_p.sum(1, keepdim=True))
 
     def final(self, returned: Any, images: int) -> Tensor:
         """Return the least over tokens of the logit less the largest other one ``(N, K)``.
@@ -494,16 +499,15 @@ class Answer(Output):
         """
         if rule_of(self.decision).is_exclusive:
             return self.scores(returned, images)
-        columns: list[Tensor] = []
-        for forced, ids in zip(returned, self._ids, strict=True):
-            if not forced.rows:
-                columns.append(self._not_scored(returned, ids, images))
-                continue
-            own, others = self._own_and_others(forced.logits, ids, torch.amax)
-            margins = own - others
-            margins = margins.cummin(1).values if self.per == "token" else margins.amin(1, keepdim=True)
-            columns.append(forced.of_all(margins, images))
-        return torch.cat(columns, 1)
+        return self._by_answer(returned, images, self._margins_of)
+
+    def _margins_of(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Return the final scores ``(N, 1)`` of an answer, or ``(N, T)`` of its tokens."""
+        own, others = self._own_and_others(logits, ids, torch.amax)
+        margins = own - others
+        if self.per == "token":
+            return margins.cummin(1).values
+        return margins.amin(1, keepdim=True)
 
     def _own_and_others(self, logits: Tensor, ids: Tensor, reduce: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
         """Return the logits ``(N, T)`` of the tokens of an answer, and of all others, reduced; all tokens that end a
