@@ -17,13 +17,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lit_viz.callbacks.saving import create_run
+from lit_viz.callbacks.saving import complete_run, create_run
 from lit_viz.engine.lightning import interrupts_raised, messages_ignored
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.engine.snapshots import Result
 from lit_viz.errors import LitVizError, did_you_mean, first_line
-from lit_viz.evidence.verifier import verifier_of
 from lit_viz.figures.epochs import delete_epochs, epoch_folder, epoch_folders, save_epochs
 from lit_viz.loggers import adapter
 from lit_viz.loggers.base import CaptionedImage
@@ -32,8 +31,6 @@ from lit_viz.networks.bands import ValueRange
 from lit_viz.networks.isolation import eager_copy, random_state_preserved
 from lit_viz.networks.loading import PerChannel, load
 from lit_viz.outputs import as_output
-from lit_viz.presentations import presentation_of
-from lit_viz.report.page import write_report
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import pluralize, remark
 from lit_viz.utils.parts import constructor_parameters
@@ -292,9 +289,7 @@ class Probe(Callback):
             for result in results:
                 folder.add_result(result)
             folder.commit()
-            method = type(module)
-            write_report(folder, presentation_of(method), verifier_of(method).evidence_class())
-            folder.seal()
+            complete_run(folder, type(module))
         errors = [result.record.error for result in results if result.record.status == "failed"]
         if errors:
             raise LitVizError(f"{len(errors)} of {pluralize(len(results), 'image')}: {errors[0]}")

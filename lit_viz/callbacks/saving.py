@@ -143,6 +143,12 @@ def create_run(path: str | Path, module: ImageTraining, overwrite: bool = False,
     return folder
 
 
+def complete_run(folder: FolderStorage, method: type[ImageTraining]) -> None:
+    """Write the report of a run folder without evidence, whose tasks are finished, and state that it is complete."""
+    write_report(folder, presentation_of(method), verifier_of(method).evidence_class())
+    folder.seal()
+
+
 class RunFolder(Callback):
     """Write a run folder: the logged images, metrics, final images, records, and at the end ``report.html``.
 
@@ -216,9 +222,7 @@ class RunFolder(Callback):
         self._writer.on_train_end(trainer, pl_module)
         assert isinstance(pl_module, ImageTraining)
         if len(pl_module.finished) == len(pl_module.tasks):
-            method = type(pl_module)
-            write_report(self._folder, presentation_of(method), verifier_of(method).evidence_class())
-            self._folder.seal()
+            complete_run(self._folder, type(pl_module))
         self._writer = None
         self._lock.close()
 
