@@ -74,13 +74,19 @@ def test_the_state_of_an_ordinary_run(smooth: Network, tmp_path: Path, lit_viz: 
     lit_viz("status", str(tmp_path / "none"), expect=1)
 
 
-def test_a_slow_task_is_not_stalled(smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it takes longer than the limit, its iterations are saved; its time counts in the rate."""
-    out = tmp_path / "run"
+def interrupted_run(network: Network, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a run that was interrupted in its third task."""
+    out = folder / "run"
     with monkeypatch.context() as patched:
         stop_at(patched, index=2)
         with pytest.raises(Interrupted):
-            run_shard(smooth, out, None)
+            run_shard(network, out, None)
+    return out
+
+
+def test_a_slow_task_is_not_stalled(smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it takes longer than the limit, its iterations are saved; its time counts in the rate."""
+    out = interrupted_run(smooth, tmp_path, monkeypatch)
     age(out, 1000.0)
     ended = (out / "manifest.json").stat().st_mtime
     for path in (out / "records").iterdir():
@@ -97,11 +103,7 @@ def test_a_slow_task_is_not_stalled(smooth: Network, tmp_path: Path, monkeypatch
 def test_a_step_that_takes_longer_than_the_limit_is_not_stalled(
     smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "run"
-    with monkeypatch.context() as patched:
-        stop_at(patched, index=2)
-        with pytest.raises(Interrupted):
-            run_shard(smooth, out, None)
+    out = interrupted_run(smooth, tmp_path, monkeypatch)
     age(out, 1000.0)
     (out / ".lock").touch()  # of a process that was killed
     assert run_states([out])[0].state == "stalled"
