@@ -323,10 +323,11 @@ def place_of(error: BaseException) -> str:
 
     The command line prints no traceback.
     """
-    place = ""
+    place, package = "", Path(__file__).parent
     for frame in traceback.extract_tb(error.__traceback__):
         file = Path(frame.filename)
-        if not {"site-packages", "lit_viz"} & set(file.parts) and file.suffix == ".py":
+        is_installed = "site-packages" in file.parts or file.is_relative_to(package)
+        if file.suffix == ".py" and not is_installed:
             place = f"{file.name}:{frame.lineno}"
     return place
 

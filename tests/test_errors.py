@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 
-from lit_viz.errors import LitVizError, did_you_mean, require
+from lit_viz.errors import LitVizError, did_you_mean, place_of, require
 
 
 def test_near_names_are_offered() -> None:
@@ -59,3 +62,14 @@ def test_an_unmet_constraint_is_stated_with_its_values() -> None:
     assert str(caught.value) == "0 < low <= high is required, got 2.0 and 1.0: try 0.5"
     with pytest.raises(LitVizError, match=r"got -1$"):
         require(False, "p must be positive", -1)
+
+
+@pytest.mark.parametrize("folder", ["lit_viz", "mine"])
+def test_the_place_of_an_error_is_in_the_file_of_the_user_wherever_it_lies(folder: str, tmp_path: Path) -> None:
+    """A clone of the project is often in a folder ``lit_viz``, as the package is."""
+    file = tmp_path / folder / "net.py"
+    file.parent.mkdir()
+    file.write_text("from lit_viz.errors import require\n\nrequire(False, 'p must be positive', 1)\n")
+    with pytest.raises(LitVizError) as caught:
+        runpy.run_path(str(file))
+    assert place_of(caught.value) == "net.py:3"
