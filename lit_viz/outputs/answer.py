@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.transforms.functional import to_pil_image
 
 from lit_viz.errors import LitVizError, first_line, require
 from lit_viz.networks.decisions import Decision, rule_of
@@ -277,6 +276,8 @@ class Answer(Output):
         prompt = self._prompt_text()
         if prompt is None:
             return {}
+        from torchvision.transforms.functional import to_pil_image  # takes a second to import
+
         picture = to_pil_image(image[0].mul(255).round().byte().cpu())  # some processors take no tensor with a text
         with _quiet():
             encoded = self.processor(images=[[picture]], text=[prompt], return_tensors="pt")
