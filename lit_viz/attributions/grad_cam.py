@@ -15,11 +15,15 @@ from lit_viz.attributions.tokens import TokenGrid, logit_gradient, parse_grid, p
 from lit_viz.errors import LitVizError, require
 from lit_viz.networks import Network
 from lit_viz.networks.attention import attention_layers
+from lit_viz.networks.isolation import state_preserved
 from lit_viz.networks.layers import Layout, hooked, in_module, layer_name, layouts, modules_of, unreadable
+from lit_viz.networks.reading import reading
 from lit_viz.networks.sources import import_object
 from lit_viz.networks.summaries import probe_images
 from lit_viz.optim import Evaluate
 
+#: Number of candidates of a detector by which the layer that all depend on is found.
+_CANDIDATES = 4
 #: Function from the output of a layer to feature maps ``(N, C, h, w)``.
 Reshape = Callable[[Tensor], Tensor]
 
@@ -35,7 +39,8 @@ class GradCAM(Gradient):
             positions are pooled). In transformers with attention between all tokens it is the layer before the last
             attention (the first norm of the last block), because only the class token reaches the score after it; in
             timm's ``SwinTransformer`` it is the last norm, which gives the CAM of Zhou et al. 2016. In detectors it is
-            the last layer of the backbone on which its maps of all scales depend.
+            the last layer of the backbone on which its maps of all scales depend, or without a module ``backbone`` the
+            last layer on which the candidates of all scales depend.
         relu: keep positive values only; otherwise the map is signed.
         reshape: function from the output of the layer to feature maps ``(N, C, h, w)``, or ``module:function``. Not
             required for feature maps, channels-last maps ``(N, h, w, C)`` and tokens ``(N, T, C)``, of which the last
@@ -196,7 +201,9 @@ def _last_spatial(network: Network, layouts_by_name: Mapping[str, Layout]) -> st
     """
     backbone = network.output.backbone
     if backbone is not None and network.output.detects:
-        return _last_of_backbone(network, backbone, layouts_by_name)
+        if backbone in dict(network.original.named_modules()):
+            return _last_of_backbone(network, backbone, layouts_by_name)
+        return _last_of_candidates(network, layouts_by_name)
     attention = attention_layers(network)
     inside = tuple(f"{name}." for name in attention.layers)
     names = []
@@ -235,6 +242,33 @@ def _last_of_backbone(network: Network, backbone: str, layouts_by_name: Mapping[
         if all(_depends(maps, activations[name]) for maps in returned):
             return name
     raise LitVizError(f"the backbone of {network.name} has no layer with feature maps (N, C, h, w): give layer")
+
+
+def _last_of_candidates(network: Network, layouts_by_name: Mapping[str, Layout]) -> str:
+    """Return the last layer with feature maps on which the candidates of a detector depend, whatever their scale.
+
+    Candidates of a scale follow each other, so that some at equal distances are of all scales.
+    """
+    names: list[str] = []
+    for name, layout in layouts_by_name.items():
+        if layout.kind == "maps" and min(layout.shape[1:]) > 1:
+            names.append(name)
+    images = probe_images(network.channels, network.size)[:1].requires_grad_()
+    with torch.enable_grad(), state_preserved(network.original) as module, reading(module, names) as read:
+        (candidates, *_), _ = network.output.returned(module, network.normalize(images))
+    outputs = {name: output for name, output in read.outputs.items() if output.requires_grad}
+    for row in torch.linspace(0, len(candidates.log_odds) - 1, _CANDIDATES).long().tolist():
+        score = candidates.log_odds[row].sum()
+        gradients = torch.autograd.grad(score, [*outputs.values()], retain_graph=True, allow_unused=True)
+        for name, gradient in zip(list(outputs), gradients, strict=True):
+            if gradient is None or not bool(gradient.any()):
+                del outputs[name]
+    if not outputs:
+        raise LitVizError(
+            f"Grad-CAM requires a layer with feature maps (N, C, h, w) of all candidates, and {network.name} has none: "
+            "give layer"
+        )
+    return [*outputs][-1]
 
 
 def _depends(value: Tensor, activation: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,3 +37,19 @@ def _concatenated(*parts: Any) -> Any:
         shape = tuple(parts[0].shape)
         raise LitVizError(f"each_image requires tensors with one row for an image, got shape {shape}")
     return torch.cat(parts)
+
+
+def join_images(parts: Sequence[Tensor]) -> Tensor:
+    """Return the rows that were read in a forward of each image, as one tensor with its parts (:func:`parts_of`).
+
+    The scores depend on the parts and not on the tensor that is made of them.
+    """
+    rows = torch.cat([*parts])
+    rows.parts = tuple(parts)  # type: ignore[attr-defined]
+    return rows
+
+
+def parts_of(rows: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors that the scores depend on: those of each image, or the tensor itself."""
+    parts: tuple[Tensor, ...] = getattr(rows, "parts", (rows,))
+    return parts

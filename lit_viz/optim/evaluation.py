@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_viz.errors import LitVizError
 from lit_viz.networks.isolation import network_errors_wrapped
+from lit_viz.networks.single_images import parts_of
 from lit_viz.objectives import Objective, Outputs
 from lit_viz.objectives.base import evaluate_objective
 from lit_viz.utils.device import to_list
@@ -143,14 +144,21 @@ class Evaluation:
         _, score, _, activations = self._require_graph()
         with torch.enable_grad():
             total = score.sum()
-        gradients = _differentiate(total, [activations[layer] for layer in layers], allow_unused=True)
-        for layer, gradient in zip(layers, gradients, strict=True):
-            if gradient is None:
+        inputs: list[Tensor] = []
+        for layer in layers:
+            inputs += parts_of(activations[layer])
+        of_inputs = [*_differentiate(total, inputs, allow_unused=True)]
+        gradients: dict[str, Tensor] = {}
+        for layer in layers:
+            count = len(parts_of(activations[layer]))
+            of_layer, of_inputs = of_inputs[:count], of_inputs[count:]
+            if any(gradient is None for gradient in of_layer):
                 path = "choose a layer on the path to the logits"
                 raise LitVizError(f"the score does not depend on layer {layer!r}: {path}")
+            gradients[layer] = self._sum_over_ranks(of_layer[0] if count == 1 else torch.cat(of_layer))
         self._on_backward(None)
         self.close()
-        return dict(zip(layers, map(self._sum_over_ranks, gradients), strict=True))
+        return gradients
 
     def average_views(self, function: BatchFunction) -> Tensor:
         """Return the mean over the views of a function of the logits, ``(M,)``; no evaluation is counted."""

@@ -5,6 +5,7 @@ import importlib
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.errors import LitVizError
-from lit_viz.networks import Network
+from lit_viz.networks import Network, layer_names
 from lit_viz.networks.sources import find_source
+from lit_viz.optim import Evaluation
 from lit_viz.outputs import load_network
 from lit_viz.utils.files import sha256
 from tests.support.marks import slow
@@ -380,6 +382,33 @@ def test_a_network_of_one_image_at_a_time_is_evaluated_on_each_image(tmp_path: P
     scalar = Around(conv_net(), lambda net, x: net(*x.split(1))[0])
     with pytest.raises(LitVizError, match=r"each_image requires tensors with one row for an image, got shape \(5,\)"):
         load_network(scalar, size=16, each_image=True)
+
+
+def test_layers_of_a_network_of_one_image_at_a_time_are_read_of_each_image() -> None:
+    """Activations have a row for each image, and gradients at them are those of a forward of all."""
+    network, x = conv_net(), torch.rand(3, 3, 16, 16)
+    whole = load_network(network, size=16, mean=0.0, std=1.0)
+    each = load_network(network, size=16, mean=0.0, std=1.0, each_image=True)
+    layers = [layer_names(network)[0], layer_names(network)[3]]
+    expected = evaluated(whole, x, layers)
+    got = evaluated(each, x, [f"network.{layer}" for layer in layers])
+    for layer in layers:
+        own = f"network.{layer}"
+        assert torch.allclose(got.activations[own], expected.activations[layer], atol=1e-6)
+    gradients = expected.gradients_at(layers)
+    of_each = got.gradients_at([f"network.{layer}" for layer in layers])
+    for layer in layers:
+        assert gradients[layer].abs().max() > 0
+        assert torch.allclose(of_each[f"network.{layer}"], gradients[layer], atol=1e-6)
+    (layer,) = layers[:1]
+    read = each.fast([f"network.{layer}"]).activations(x, [f"network.{layer}"])
+    assert torch.allclose(read[f"network.{layer}"], expected.activations[layer], atol=1e-6)
+
+
+def evaluated(network: Any, x: Tensor, layers: Sequence[str]) -> Evaluation:
+    leaf = x.clone().requires_grad_()
+    logits, activations = network.fast(layers)(leaf, layers=layers)
+    return Evaluation(leaf, logits[:, 1], logits, activations=activations)
 
 
 def test_the_only_network_of_a_module_without_a_forward_is_used() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import lit_viz as lv
 from lit_viz.attacks.norms import LINF
+from lit_viz.attributions import GradCAM
 from lit_viz.evidence.attacks.files import RecordedFile
 from lit_viz.evidence.attacks.mismatches import mismatches
 from lit_viz.images.reading import read_png
@@ -247,6 +248,38 @@ class Yolo(nn.Module):
         centers = 4 * torch.stack([x, y]).to(maps).expand(len(maps), -1, -1, -1) + 2
         sides = torch.full_like(centers, 8.0)
         return torch.cat([centers, sides, maps.sigmoid()], 1).flatten(2)
+
+
+class TwoScales(Yolo):
+    """A head of two scales, the second of the first one's maps before its colors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 3, 3, padding=1)
+        self.coarse = nn.Conv2d(3, 3, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.stem(x)
+        return torch.cat([super(TwoScales, self).forward(maps), super(TwoScales, self).forward(self.coarse(maps))], 2)
+
+
+@pytest.mark.parametrize(("family", "layer"), [("dense", "stem"), ("Detr", "model.input_projection")])
+def test_grad_cam_reads_the_last_maps_on_which_the_candidates_of_all_scales_depend(family: str, layer: str) -> None:
+    torch.manual_seed(0)
+    network = TwoScales().eval() if family == "dense" else detector(family)
+    net = lv.load_network(network, output=Detection(), size=SIDE, mean=0.5, std=0.25)
+    x = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    run = lv.saliency(net, x, target=1, method=GradCAM(relu=False), captum="none")
+    assert run.records[0].layer == layer
+    leaf = x.clone().requires_grad_()
+    read: list[Tensor] = []
+    handle = net.original.get_submodule(layer).register_forward_hook(lambda module, args, output: read.append(output))
+    scores = net.output(net.original, (leaf - 0.5) / 0.25)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(scores[0, 1], read)
+    cam = (gradient.mean((2, 3), keepdim=True) * read[0]).sum(1, keepdim=True)
+    expected = nn.functional.interpolate(cam, (SIDE, SIDE), mode="bilinear")[0, 0].detach().abs()
+    assert torch.allclose(torch.as_tensor(run.maps[0]), expected, atol=1e-3 * float(expected.max()))
 
 
 def suppressed(boxes: Tensor, log_odds: Tensor, suppression: float) -> list[list[int]]:

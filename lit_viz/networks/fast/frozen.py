@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import torch
@@ -22,6 +22,7 @@ from lit_viz.networks.isolation import (
 from lit_viz.networks.layers import STATISTICS, layer_of
 from lit_viz.networks.outputs import FINAL, LOGITS, Output
 from lit_viz.networks.reading import Stopped, reading
+from lit_viz.networks.single_images import EachImage, join_images
 
 
 class FrozenNetwork(nn.Module):
@@ -90,6 +91,9 @@ class FrozenNetwork(nn.Module):
         Arguments and errors as of :meth:`forward`. The first forward of these layers is complete: it shows whether each
         is called once, since the last output of a layer is returned.
         """
+        if self._is_of_each_image(x, layers):
+            read_by_image = [self.activations(image, layers) for image in torch.split(x, 1)]
+            return _joined(read_by_image)
         key = frozenset(layers)
         self._check_unmodified(layers)
         with self._running() as network, reading(network, layers, x.device, stops=key in self._stopping) as read:
@@ -121,6 +125,10 @@ class FrozenNetwork(nn.Module):
         Raises:
             LitVizError: a layer is unknown or modified, or a gradient is required and the network gives none.
         """
+        if self._is_of_each_image(x, layers):
+            outputs = [self(image, layers) for image in torch.split(x, 1)]
+            scores = torch.cat([scores for scores, _ in outputs])
+            return scores, _joined([read for _, read in outputs])
         reads_final = FINAL in layers
         layers = [layer for layer in layers if layer != FINAL]
         self._check_unmodified(layers)
@@ -144,6 +152,11 @@ class FrozenNetwork(nn.Module):
                 final = self.output.final(returned, len(x) * read.rows)
             activations[FINAL] = read.split(final.to(logits))[0]
         return logits, {name: activation.to(x.device) for name, activation in activations.items()}
+
+    def _is_of_each_image(self, x: Tensor, layers: Sequence[str]) -> bool:
+        """Return whether layers are read that are called once for each image."""
+        network = self._original[0] if self._own is None else self._own
+        return isinstance(network, EachImage) and len(x) > 1 and any(layer != FINAL for layer in layers)
 
     def _check_count(self, count: int) -> None:
         """Raise an error if the number of scores differs from that of the first evaluation."""
@@ -206,6 +219,14 @@ class FrozenNetwork(nn.Module):
                 yield self._own
         else:
             yield self._own
+
+
+def _joined(read_by_image: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the activations of several images, of those of each, ``(1, ...)``."""
+    joined: dict[str, Tensor] = {}
+    for name in read_by_image[0]:
+        joined[name] = join_images([read[name] for read in read_by_image])
+    return joined
 
 
 class RuledNetwork(FrozenNetwork):
