@@ -16,9 +16,9 @@ from scripts import questions, recipes, zoo_figures
 from scripts.gallery import Card, cards
 
 ROOT = Path(__file__).parents[1]
-#: Page with figures of several runs, which no single command makes.
-OF_SEVERAL_RUNS = ROOT / "docs" / "compare.md"
-PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").glob("*.md")} - {OF_SEVERAL_RUNS})]
+#: Pages with figures that no single command makes: of several runs, and of a block of Python.
+WITHOUT_COMMANDS = [ROOT / "docs" / "compare.md", ROOT / "docs" / "any_network.md"]
+PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").glob("*.md")} - {*WITHOUT_COMMANDS})]
 #: Configurations without an image: they need large downloads or files of the user.
 WITHOUT_CARD = {"visualize/vgg16", "saliency/vgg16", "attack/vgg16", "visualize/vit", "visualize/small", "saliency/vit"}
 #: Configurations with images like those of another configuration.
@@ -54,8 +54,10 @@ def test_every_image_has_a_command() -> None:
 
 
 def test_every_image_is_on_a_page() -> None:
-    named = re.findall(r"!\[.*?\]\((images/.*?)\)", OF_SEVERAL_RUNS.read_text(encoding="utf-8"))
-    shown = {(ROOT / "docs" / name).resolve() for name in named} | {card.picture.resolve() for card in ALL}
+    shown = {card.picture.resolve() for card in ALL}
+    for page in WITHOUT_COMMANDS:
+        named = re.findall(r"!\[.*?\]\((images/.*?)\)", page.read_text(encoding="utf-8"))
+        shown |= {(ROOT / "docs" / name).resolve() for name in named}
     assert {path.resolve() for path in (ROOT / "docs" / "images").iterdir()} == shown
 
 

@@ -260,7 +260,8 @@ class TwoScales(Yolo):
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.stem(x)
-        return torch.cat([super(TwoScales, self).forward(maps), super(TwoScales, self).forward(self.coarse(maps))], 2)
+        coarse_maps = self.coarse(maps)
+        return torch.cat([super().forward(maps), super().forward(coarse_maps)], 2)
 
 
 @pytest.mark.parametrize(("family", "layer"), [("dense", "stem"), ("Detr", "model.input_projection")])
