@@ -179,10 +179,11 @@ def _detect(network: Any, x: Tensor, handles: Sequence[Any]) -> Any:
 
 
 def _in_input(boxes: Tensor, size: tuple[int, int], x: Tensor) -> Tensor:
-    """Return boxes in pixels of the input, of boxes in the detector's resized image."""
+    """Return boxes in pixels of the input, cropped to it as detections are, of boxes in the resized image."""
     height, width = size
+    limits = torch.tensor([width, height] * 2).to(boxes)
     scale = torch.tensor([x.shape[-1] / width, x.shape[-2] / height]).to(boxes)
-    return boxes * scale.repeat(2)
+    return boxes.clamp(min=torch.zeros_like(limits), max=limits) * scale.repeat(2)
 
 
 def log_odds_of_softmax(logits: Tensor) -> Tensor:

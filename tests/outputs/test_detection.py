@@ -21,7 +21,7 @@ from lit_viz.outputs import Detection, Output, as_output
 from lit_viz.outputs.detectors import Candidates
 from lit_viz.types import Task
 from lit_viz.utils.parts import plain_arguments
-from tests.support.detectors import FAMILIES, NAMES, SIDE, detector
+from tests.support.detectors import FAMILIES, NAMES, SIDE, detector, torchvision_detector
 from tests.support.marks import slow
 
 
@@ -144,6 +144,30 @@ def test_detectors_of_transformers_are_read(family: str) -> None:
     (own_gradient,) = torch.autograd.grad(scores[:, 1].sum(), own)
     assert (scores - expected).abs().max() <= 1e-12 * expected.abs().max()
     assert (own_gradient - gradient).abs().max() <= 1e-12 * gradient.abs().max()
+
+
+@pytest.mark.parametrize("family", ["FCOS", "RetinaNet", "SSD", "FasterRCNN", slow("MaskRCNN"), slow("KeypointRCNN")])
+def test_detectors_of_torchvision_are_read(family: str) -> None:
+    """Their detections are cropped to the image; the score of a class is never below that of a detection of it."""
+    network = torchvision_detector(family)
+    net = lv.load_network(network, output=Detection((8, 8, 56, 56), iou=0.3), size=SIDE, mean=0.0, std=1.0)
+    draws = torch.Generator().manual_seed(1)
+    x = torch.rand(4, 3, SIDE, SIDE, generator=draws)
+    scores, final = net.scores(x), net.scores(x, final=True)
+    is_detected = final > -10
+    assert is_detected.any()
+    assert (final <= scores + 1e-2)[is_detected].all()  # probabilities near 1 are rounded
+
+    exact = network.double()
+    direction = torch.rand(1, 3, SIDE, SIDE, generator=draws).double() - 0.5
+    leaf = x[:1].double().requires_grad_()
+    (gradient,) = torch.autograd.grad(net.output(exact, leaf)[0, 1], leaf)
+    with torch.no_grad():
+        ahead, behind = (net.output(exact, leaf + step * direction)[0, 1] for step in (1e-8, -1e-8))
+    by_difference = float(ahead - behind) / 2e-8
+    is_derivative = float((gradient * direction).sum()) == pytest.approx(by_difference, rel=1e-5)
+    assert is_derivative is (not family.endswith("RCNN"))  # which detach their proposals
+    assert ("gradients are not the derivative" in str(net.output.note)) is not is_derivative
 
 
 @pytest.mark.parametrize("family", FAMILIES)

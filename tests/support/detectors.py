@@ -1,4 +1,4 @@
-"""Small detectors of transformers with random weights; tests that use them skip without transformers."""
+"""Small detectors of torchvision and transformers with random weights; tests skip where transformers is missing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 NAMES = ("cat", "cup", "tree")
 #: Classes by family.
@@ -32,6 +32,45 @@ def detector(family: str) -> nn.Module:
     for name, parameter in network.named_parameters():  # the last layers begin with zeros, and ties
         if parameter.ndim > 1 and any(part in name for part in ("embed", "classifier", "bbox", "score_head")):
             nn.init.normal_(parameter, std=0.3)
+    return network.eval()
+
+
+class _TwoScales(nn.Module):
+    """Maps of two scales."""
+
+    out_channels = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 32, 3, stride=4, padding=1)
+        self.second = nn.Conv2d(32, 32, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        fine = self.first(x).tanh()
+        return {"0": fine, "1": self.second(fine).tanh()}
+
+
+def torchvision_detector(family: str) -> nn.Module:
+    """Return a detector of torchvision, by the name of its class, of four classes for images of 64 pixels."""
+    from torchvision.models import detection
+    from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+
+    torch.manual_seed(0)
+    ratios = (1.0,) if family == "FCOS" else (0.5, 1.0, 2.0)
+    anchors: Any = AnchorGenerator(((16,), (32,)), (ratios, ratios))
+    backbone: Any = _TwoScales()
+    options: dict[str, Any] = {"min_size": SIDE, "max_size": SIDE}
+    if family == "SSD":
+        backbone.out_channels = (32, 32)
+        network: nn.Module = detection.ssd.SSD(backbone, DefaultBoxGenerator([[2], [2]]), (SIDE, SIDE), 4)
+    elif family.endswith("RCNN"):
+        options |= {"rpn_anchor_generator": anchors, "rpn_post_nms_top_n_test": 50, "box_detections_per_img": 5}
+        network = getattr(detection, family)(backbone, 4, **options)
+    else:
+        network = getattr(detection, family)(backbone, 4, anchor_generator=anchors, **options)
+    for name, parameter in network.named_parameters():
+        if "head" in name and parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.1)
     return network.eval()
 
 
