@@ -22,6 +22,7 @@ from lit_viz.attacks import (
     Attack,
     CarliniWagner,
     DeepFool,
+    Ensemble,
     NormalizedAscentAttack,
     Square,
     run_attack,
@@ -187,8 +188,10 @@ def test_images_are_feasible_in_float32(name: str) -> None:
 
 
 @with_gradient
-def test_images_do_not_move_without_a_gradient(name: str) -> None:
-    network = Watched(lambda x: x.flatten(1)[:, :4] * 0 + torch.tensor([3.0, 2, 1, 0], dtype=torch.float64))
+@pytest.mark.parametrize("logits", [[3.0, 2, 1, 0], [0.0] * 4])
+def test_images_do_not_move_without_a_gradient(name: str, logits: list[float]) -> None:
+    """Neither with one likely class, nor with equal logits, at the boundary."""
+    network = Watched(lambda x: x.flatten(1)[:, :4] * 0 + torch.tensor(logits, dtype=torch.float64))
     out, state = run_attack(MADE[name](), network, X, [0] * 8, iterations=9)
     assert not state["fooled"].any()
     assert out.isfinite().all()
@@ -359,6 +362,23 @@ def test_names() -> None:
             lambda: run_attack(NormalizedAscentAttack(space="normalized"), CURVED, X, LABELS),
             "space 'normalized' needs a network",
         ),
+        (lambda: DeepFool("l1"), "norm must be linf or l2, got 'l1'"),
+        (lambda: DeepFool(overshoot=-0.1), "DeepFool: overshoot must be 0 or more, got -0.1"),
+        (lambda: DeepFool(classes=1), "DeepFool: classes must be at least 2, got 1"),
+        (lambda: FMN("l0"), "got 'l0'"),
+        (lambda: FMN(gamma=1.0), "FMN: gamma must be between 0 and 1, got 1.0"),
+        (lambda: FMN(alpha=0.0), "lr must be positive and finite, got 0.0"),
+        (lambda: CarliniWagner(c=0.0), "CarliniWagner: c must be positive, got 0.0"),
+        (lambda: CarliniWagner(steps=0), "CarliniWagner: steps must be at least 1, got 0"),
+        (lambda: CarliniWagner(lr=-1.0), "lr must be positive and finite, got -1.0"),
+        (lambda: Square(p=0.0), "p must be above 0 and at most 1, got 0.0"),
+        (lambda: Square(p=1.5), "at most 1, got 1.5"),
+        (lambda: Square(eps=-1.0), "eps of Square .* got -1:"),
+        (lambda: Square("l1"), "norm must be"),
+        (lambda: Ensemble(classes=0), "classes must be at least 1, got 0"),
+        (lambda: Ensemble(queries=0), "queries must be at least 1, got 0"),
+        (lambda: Ensemble(restarts=0), "restarts must be at least 1, got 0"),
+        (lambda: Ensemble("l1"), "norm must be"),
         (lambda: run_attack(PGD(), CURVED, X), "image 0 needs a true label or a target"),
         (lambda: run_attack(PGD(), CURVED, X[:1], [0], options=[{"eps": -1}]), "eps of image 0 .* got -1:"),
         (lambda: run_attack(APGD(loss="dlr"), Linear(), X, [0] * 8), "DLR requires 3 classes"),
