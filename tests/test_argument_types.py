@@ -13,7 +13,7 @@ import torch
 
 import lit_viz as lv
 from lit_viz.networks import Network
-from tests.support.networks import smooth_network
+from tests.support.networks import Around, smooth_network
 from tests.support.runs import Train
 
 CALLS: dict[str, Callable[[Network, Path], Any]] = {
@@ -70,17 +70,8 @@ def test_a_value_of_another_type_is_one_sentence(message: str, smooth: Network, 
 
 
 def test_a_network_that_returns_no_rows_is_rejected() -> None:
-    class Summed(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = smooth_network()
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.inner(x)
-            return logits.sum(0)
-
-    with pytest.raises(lv.LitVizError, match=r"Summed: the network must return logits \(N, K\), got a tensor of shape"):
-        lv.load_network(Summed(), size=16)
+    with pytest.raises(lv.LitVizError, match=r"Around: the network must return logits \(N, K\), got a tensor of shape"):
+        lv.load_network(Around(smooth_network(), lambda net, x: net(x).sum(0)), size=16)
 
 
 def test_a_checkpoint_that_cannot_be_written_fails_before_the_training(smooth: Network, train: Train) -> None:

@@ -27,7 +27,7 @@ from lit_viz.objectives import Logit
 from lit_viz.outputs import load_network
 from lit_viz.rng import Key
 from tests.support.attributions import MEAN, STD, made
-from tests.support.networks import Attending, conv_net
+from tests.support.networks import Around, Attending, conv_net
 from tests.support.verdicts import verdicts
 
 TARGETS = [3, 0]
@@ -314,18 +314,9 @@ class SequenceFirst(nn.Sequential):
         return x
 
 
-class Transposed(nn.Module):
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(x).transpose(0, 1)
-
-
 def test_blocks_that_do_not_return_tokens_of_an_image_are_rejected() -> None:
     net = Attending()
-    net.blocks = SequenceFirst(*map(Transposed, net.blocks))
+    net.blocks = SequenceFirst(*(Around(block, lambda block, x: block(x).transpose(0, 1)) for block in net.blocks))
     with pytest.raises(LitVizError, match=r"^the last block 'blocks.1' of Attending must return tokens \(N, 25, D\)"):
         AttentionRollout().bind(network_of(net, (16, 24)))
 
@@ -353,20 +344,10 @@ def test_a_network_that_uses_the_weights_of_its_attention() -> None:
     assert method.layers == ("attention",)
 
 
-class AttendsToZero(nn.Module):
-    """Has an option of :class:`nn.MultiheadAttention` that changes the attention map: another key and value of zero."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, add_zero_attn=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.attention(x, x, x)[0]
-
-
 def test_attention_that_is_not_computed_as_it_is_read_is_rejected() -> None:
     net = Attending()
-    net.blocks[1].attention = AttendsToZero()
+    other = nn.MultiheadAttention(8, 2, batch_first=True, add_zero_attn=True)  # with another key and value of zero
+    net.blocks[1].attention = Around(other, lambda attention, x: attention(x, x, x)[0])
     with pytest.raises(LitVizError, match=r"of Attending, got other outputs where they are read: use grad_cam$"):
         AttentionRollout().bind(network_of(net, (16, 24)))
 

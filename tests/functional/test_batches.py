@@ -19,7 +19,7 @@ from lit_viz.attributions.reducers import REDUCERS
 from lit_viz.networks import Network
 from lit_viz.types import Record
 from tests.support.marks import slow
-from tests.support.networks import NAMES, smooth_network
+from tests.support.networks import NAMES, Around, smooth_network
 
 MAPS = {
     "gradient": {},
@@ -145,22 +145,16 @@ def test_a_spawned_process_computes_the_same(smooth: Network, images: Tensor) ->
 # -- failures
 
 
-class Refusing(nn.Module):
-    """A network that raises for batches with a white image, and has no finite gradient for black ones."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = smooth_network()
-
-    def forward(self, x: Tensor) -> Tensor:
-        if bool((x.flatten(1).amin(1) > 1.9).any()):
-            raise ValueError("white")
-        logits: Tensor = self.network(x)
-        return logits
+def refuse_white(network: nn.Module, x: Tensor) -> Tensor:
+    """Raise for batches with a white image; the logits have no finite gradient for black ones."""
+    if bool((x.flatten(1).amin(1) > 1.9).any()):
+        raise ValueError("white")
+    logits: Tensor = network(x)
+    return logits
 
 
 def refusing() -> Network:
-    return lv.load_network(Refusing(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    return lv.load_network(Around(smooth_network(), refuse_white), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
 
 
 def test_an_image_that_fails_is_nan(images: Tensor) -> None:

@@ -20,6 +20,7 @@ from lit_viz.images.png16 import decode_png16, encode_png16
 from lit_viz.runs.records import radius_text
 from tests.support.bands import band_network
 from tests.support.marks import slow
+from tests.support.networks import Around
 
 SIZE = 16
 NAMES = [f"B{i:02}" for i in range(1, 14)]
@@ -282,18 +283,12 @@ def test_probes_draw_some_bands() -> None:
         assert result.source.shape == (13, SIZE, SIZE)
 
 
-class _WithoutCorner(torch.nn.Module):
-    """A network that does not read the upper left corner of 13 bands."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = band_network(13)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        reads = torch.ones_like(x)
-        reads[..., :8, :8] = 0
-        scores: torch.Tensor = self.network(x * reads)
-        return scores
+def _without_corner(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Return the scores without reading the upper left corner."""
+    reads = torch.ones_like(x)
+    reads[..., :8, :8] = 0
+    scores: torch.Tensor = network(x * reads)
+    return scores
 
 
 def test_pixels_without_data_take_no_part_in_the_scores_of_a_map(tmp_path: Path) -> None:
@@ -301,7 +296,8 @@ def test_pixels_without_data_take_no_part_in_the_scores_of_a_map(tmp_path: Path)
     values = _values(dtype="float32")
     values[3:, :6, :6] = np.nan
     np.save(tmp_path / "a.npy", values)
-    network = lv.load_network(_WithoutCorner().eval(), size=SIZE, mean=1000.0, std=500.0, value_range=(0, 10_000))
+    module = Around(band_network(13), _without_corner).eval()
+    network = lv.load_network(module, size=SIZE, mean=1000.0, std=500.0, value_range=(0, 10_000))
     found = []
     for fill in (0.0, 9000.0):
         run = lv.saliency(network, str(tmp_path / "a.npy"), fill=fill, target=1, captum="none")

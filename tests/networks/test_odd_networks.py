@@ -71,17 +71,6 @@ class BySize(nn.Module):
         return self.rest(maps).flatten(1) + more
 
 
-class Masked(nn.Module):
-    """Sets the logit of class 0 to minus infinity."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = body()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x).flatten(1).index_fill(1, torch.tensor([0]), -torch.inf)
-
-
 class Shared(nn.Module):
     """Returns itself when it is copied."""
 
@@ -94,6 +83,23 @@ class Shared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x).flatten(1)
+
+
+def masked() -> nn.Module:
+    """Return a network whose logit of class 0 is minus infinity."""
+    return Around(body(), lambda net, x: net(x).flatten(1).index_fill(1, torch.tensor([0]), -torch.inf))
+
+
+def drawing() -> nn.Module:
+    """Return a network that drops values in eval mode, too."""
+    return Around(body(), lambda net, x: nn.functional.dropout(net(x).flatten(1), 0.5, training=True))
+
+
+def few(network: nn.Module, x: Tensor) -> Tensor:
+    """Accept batches of at most two images."""
+    if len(x) > 2:
+        raise ValueError(f"at most 2 images, got {len(x)}")
+    return network(x).flatten(1)
 
 
 def squeezed(classes: int) -> nn.Module:
@@ -122,7 +128,7 @@ def hooked() -> nn.Module:
         (lambda: squeezed(5), 24, True),
         (Mixed, 24, False),
         (BySize, 192, True),
-        (Masked, 24, True),
+        (masked, 24, True),
         (Shared, 24, False),
         (tempered, 24, False),
         (hooked, 24, True),
@@ -242,21 +248,8 @@ def test_one_channel_is_detected(kind: str, mean: list[float] | None) -> None:
     assert network.scores(torch.rand(2, 1, 16, 16)).shape == (2, 3)
 
 
-class Few(nn.Module):
-    """Accepts batches of at most two images."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = body()
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 2:
-            raise ValueError(f"at most 2 images, got {len(x)}")
-        return self.body(x).flatten(1)
-
-
 def test_errors_of_a_network_give_one_line_with_a_suggestion(tmp_path: Path) -> None:
-    network = load_network(Few(), size=24)
+    network = load_network(Around(body(), few), size=24)
     x = torch.rand(5, 3, 24, 24)
     message = (
         r"the network raised ValueError at test_odd_networks\.py:\d+ on images of shape \(5, 3, 24, 24\): at most 2 "
@@ -271,7 +264,7 @@ def test_errors_of_a_network_give_one_line_with_a_suggestion(tmp_path: Path) -> 
 
 
 def test_batches_are_not_larger_than_slots(tmp_path: Path) -> None:
-    network = load_network(Few(), size=24)
+    network = load_network(Around(body(), few), size=24)
     x = (torch.rand(5, 3, 24, 24) * 255).round() / 255
     run = lv.attack(network, x, attack="pgd", iterations=2, slots=2, out=tmp_path / "run", wandb="disabled")
     assert {r["status"] for r in run.records} == {"done"}
@@ -280,20 +273,9 @@ def test_batches_are_not_larger_than_slots(tmp_path: Path) -> None:
     assert len(maps.records) == 10
 
 
-class Drawing(nn.Module):
-    """Drops values in eval mode, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = body()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.dropout(self.body(x).flatten(1), 0.5, training=True)
-
-
 def test_results_of_a_network_that_draws_are_of_one_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = lv.attack(
-        load_network(Drawing(), size=24), torch.rand(1, 3, 24, 24), attack="pgd", iterations=2, out=tmp_path / "run",
+        load_network(drawing(), size=24), torch.rand(1, 3, 24, 24), attack="pgd", iterations=2, out=tmp_path / "run",
         wandb="disabled", progress=True,
     )  # fmt: skip
     text = "The network draws random numbers: each result and each success is of one draw."
@@ -310,5 +292,5 @@ def test_results_of_a_network_that_draws_are_of_one_draw(tmp_path: Path, capsys:
 
 
 def test_maps_of_a_network_that_draws_are_not_compared() -> None:
-    run = lv.saliency(load_network(Drawing(), size=24), torch.rand(1, 3, 24, 24), target=1, captum="captum")
+    run = lv.saliency(load_network(drawing(), size=24), torch.rand(1, 3, 24, 24), target=1, captum="captum")
     assert "the network draws random numbers" in str(reasons(run)[0])

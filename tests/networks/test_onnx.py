@@ -14,7 +14,7 @@ import torch
 from lit_viz.errors import LitVizError
 from lit_viz.networks import onnx_file
 from lit_viz.outputs import load_network
-from tests.support.networks import conv_net
+from tests.support.networks import Around, conv_net
 
 has_onnx = pytest.mark.skipif(
     not (importlib.util.find_spec("onnx2torch") and importlib.util.find_spec("onnx")), reason="needs onnx2torch"
@@ -45,20 +45,11 @@ def test_a_file_gives_the_logits_of_the_exported_network(file: Path) -> None:
 
 @has_onnx
 def test_a_file_of_one_image_is_evaluated_on_each_image(tmp_path: Path) -> None:
-    class Flat(torch.nn.Module):
-        """A network with a reshape that fixes the batch size at export."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = conv_net()
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.network(x.reshape(1, 3, 32, 32))
-
     path = str(tmp_path / "one.onnx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(Flat().eval(), (torch.rand(1, 3, 32, 32),), path, dynamo=False, opset_version=17)
+        flat = Around(conv_net(), lambda net, x: net(x.reshape(1, 3, 32, 32))).eval()  # which fixes the batch size
+        torch.onnx.export(flat, (torch.rand(1, 3, 32, 32),), path, dynamo=False, opset_version=17)
     x = torch.rand(3, 3, 32, 32)
     with pytest.raises(LitVizError, match="it accepts one image, but batches of several are required: give each_image"):
         load_network(path, size=32, mean=0.5, std=0.5)

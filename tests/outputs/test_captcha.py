@@ -10,11 +10,12 @@ from typing import Any
 import matplotlib
 import pytest
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from torch import nn
 
 import lit_viz as lv
 from lit_viz.networks.onnx_file import read_onnx
 from lit_viz.outputs import ReadText
+from tests.support.networks import Around
 from tests.support.readers import attacked_file, letter_columns
 
 WORDS = ("2CWK", "7XP3", "KT4M", "HELLO")
@@ -23,17 +24,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Using a non-tuple sequence"),  # of onnx2torch's Slice
 ]
-
-
-class FromRGB(nn.Module):
-    """The recognizer, which takes levels in the order BGR."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self.network = read_onnx(file)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x.flip(1))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +38,7 @@ def whisperer() -> Any:
 
 @pytest.fixture(scope="module")
 def recognizer(whisperer: Any) -> nn.Module:
-    return FromRGB(whisperer.default_model_path()).eval()
+    return Around(read_onnx(whisperer.default_model_path()), lambda net, x: net(x.flip(1))).eval()  # it takes BGR
 
 
 def load(network: nn.Module, whisperer: Any, texts: Any, **options: Any) -> lv.Network:

@@ -23,6 +23,7 @@ from lit_viz.types import Task
 from lit_viz.utils.parts import plain_arguments
 from tests.support.detectors import FAMILIES, NAMES, SIDE, detector, torchvision_detector
 from tests.support.marks import slow
+from tests.support.networks import Around
 
 
 class Peak(Output):
@@ -183,22 +184,17 @@ def test_a_note_in_every_record_states_where_gradients_are_no_derivative(family:
         assert note is None
 
 
-class Single(nn.Module):
-    """A detector that does not compute in float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.polar = Polar()
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        if x.dtype != torch.float32:
-            raise TypeError("this detector takes float32")
-        return self.polar(x)
+def in_float32(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Detect as a network that does not compute in float64."""
+    if x.dtype != torch.float32:
+        raise TypeError("this detector takes float32")
+    returned: dict[str, Tensor] = network(x)
+    return returned
 
 
 def test_a_note_states_where_the_derivative_could_not_be_verified() -> None:
     output = Detection(read=read_polar)
-    net = lv.load_network(Single().eval(), output=output, size=32, mean=0.0, std=1.0, labels=["cat"])
+    net = lv.load_network(Around(Polar(), in_float32).eval(), output=output, size=32, mean=0.0, std=1.0, labels=["cat"])
     run = lv.saliency(net, torch.rand(1, 3, 32, 32), target="cat", method="gradient", captum="none")
     assert run.records[0].output_note == (
         "whether gradients are the derivative of the scores could not be verified "
@@ -206,16 +202,10 @@ def test_a_note_states_where_the_derivative_could_not_be_verified() -> None:
     )
 
 
-class Dictionary(nn.Module):
+def dictionary_of(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """Return the dictionary of the original DETR and RF-DETR."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        returned = self.network(x)
-        return {"pred_logits": returned.logits, "pred_boxes": returned.pred_boxes}
+    returned = network(x)
+    return {"pred_logits": returned.logits, "pred_boxes": returned.pred_boxes}
 
 
 def read_dictionary(returned: dict[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -235,7 +225,7 @@ def test_a_family_that_is_not_named_is_read_by_a_function_of_ten_lines(family: s
     exact = detector("RfDetr" if family == "original" else family).double()
     read = read_attributes
     if family == "original":
-        exact, read = Dictionary(exact).eval(), read_dictionary
+        exact, read = Around(exact, dictionary_of).eval(), read_dictionary
         with pytest.raises(lv.LitVizError, match=r"a dict of pred_logits, pred_boxes\): give read=, a function"):
             lv.load_network(exact, output=Detection(), size=SIDE)
     x = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))

@@ -20,7 +20,7 @@ from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from lit_viz.runs.results import Outcome
 from tests.support.marks import slow
-from tests.support.networks import smooth_network
+from tests.support.networks import Around, smooth_network
 from tests.support.runs import Traced, amend_items
 
 
@@ -111,26 +111,14 @@ def test_values_of_c_share_the_iterations(attack: Any, hasty: bool, smooth: Netw
     assert any("2 images had fewer than 10 gradients in each restart" in reason for reason in reasons) is hasty
 
 
-class Rounded(nn.Module):
-    """A network that rounds its activations: their gradient is zero everywhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = smooth_network()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network((x * 20).round() / 20)
+def rounded() -> nn.Module:
+    """Return a network that rounds its inputs: their gradient is zero everywhere."""
+    return Around(smooth_network(), lambda net, x: net((x * 20).round() / 20))
 
 
-class Saturated(nn.Module):
-    """A network whose logits are so large that the cross-entropy's gradient is zero in float32."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = smooth_network()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x) * 1e5
+def overflowing() -> nn.Module:
+    """Return a network whose logits are so large that the cross-entropy's gradient is zero in float32."""
+    return Around(smooth_network(), lambda net, x: net(x) * 1e5)
 
 
 def wrapped(network: nn.Module) -> Network:
@@ -153,7 +141,7 @@ def attacked(network: Network, eps: float) -> Sequence[Outcome]:
     return run.outcomes
 
 
-@pytest.mark.parametrize("network", [Rounded, Saturated])
+@pytest.mark.parametrize("network", [rounded, overflowing])
 def test_masked_gradients_are_not_trusted(network: type[nn.Module]) -> None:
     outcomes = attacked(wrapped(network()), 0.3)
     trust = diagnostics(outcomes, PGD(), 20)
@@ -163,7 +151,7 @@ def test_masked_gradients_are_not_trusted(network: type[nn.Module]) -> None:
 
 @pytest.mark.usefixtures("few_queries")
 def test_stronger_attacks_succeed_despite_rounded_activations() -> None:
-    network = wrapped(Rounded())
+    network = wrapped(rounded())
     outcomes = attacked(network, 0.3)
     trust = stronger_attacks(outcomes, logits_of(network), LINF, 0.3)
     assert "Square with 100 queries fooled" in trust.sentence
@@ -209,7 +197,7 @@ def test_an_adversarially_trained_network_is_trusted() -> None:
 
 
 @pytest.mark.parametrize("norm", [slow("linf"), "l2"])
-@pytest.mark.parametrize(("network", "trusted"), [(Rounded, False), (Saturated, False), (smooth_network, True)])
+@pytest.mark.parametrize(("network", "trusted"), [(rounded, False), (overflowing, False), (smooth_network, True)])
 def test_every_image_of_a_plain_network_is_fooled_at_a_large_radius(
     norm: Any, network: Callable[[], nn.Module], trusted: bool
 ) -> None:

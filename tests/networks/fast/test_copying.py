@@ -237,15 +237,7 @@ def test_a_network_that_fails_in_float64_is_not_folded() -> None:
 
 
 def test_a_network_that_draws_leaves_the_global_random_state() -> None:
-    class Drawing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = conv_net()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.net(x + 0.1 * torch.randn_like(x))
-
-    network = load_network(Drawing(), size=16)
+    network = load_network(Around(conv_net(), lambda net, x: net(x + 0.1 * torch.randn_like(x))), size=16)
     before = torch.get_rng_state()
     frozen = network.fast()
     frozen(torch.rand(1, 3, 16, 16, generator=torch.Generator()))

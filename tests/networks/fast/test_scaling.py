@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_viz.networks import Network
 from lit_viz.outputs import load_network
 from tests.support.marks import slow
-from tests.support.networks import smooth_network
+from tests.support.networks import Around, smooth_network
 
 
 def gradient(network: Network, dtype: torch.dtype, weights: Tensor) -> Tensor:
@@ -42,15 +42,8 @@ def test_subnormal_gradients_stay_finite(smooth: Network) -> None:
 
 
 def test_a_float16_network_may_return_float32_logits() -> None:
-    class Full(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = smooth_network()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.network(x).float()
-
-    scaled_gradient = gradient(load_network(Full(), size=16), torch.float16, torch.tensor([1.0, 1e-8]))
+    full = Around(smooth_network(), lambda net, x: net(x).float())
+    scaled_gradient = gradient(load_network(full, size=16), torch.float16, torch.tensor([1.0, 1e-8]))
     exact = gradient(load_network(smooth_network(), size=16), torch.float32, torch.tensor([1.0, 1e-8]))
     torch.testing.assert_close(
         scaled_gradient[1] * 1e8, exact[1] * 1e8, rtol=0.1, atol=0.01 * float(exact[1].abs().max()) * 1e8
