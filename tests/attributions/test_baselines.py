@@ -149,16 +149,3 @@ def test_files_on_the_command_line(lit_viz: Any, small_options: Any, tmp_path: P
     (record,) = lv.resume(tmp_path / "run").records
     assert len(record["baselines_sha256"]) == 64
     assert verdicts(tmp_path / "run") == [True]
-
-
-def test_a_gray_value_on_the_command_line(lit_viz: Any, small_options: Any, tmp_path: Path) -> None:
-    for name, gray in (("black", "0.0"), ("gray", "0.5")):
-        words = ["--method", "input_x_gradient", "--method.baseline", gray]
-        lit_viz("saliency", "packaged:chelsea", *small_options, *words, "--out", str(tmp_path / name))
-    black, gray_run = lv.resume(tmp_path / "black"), lv.resume(tmp_path / "gray")
-    assert not torch.equal(black.arrays, gray_run.arrays)
-
-
-def test_the_former_name_is_an_error_with_the_new_one() -> None:
-    with pytest.raises(lv.LitVizError, match=r"baselines.*baseline"):
-        lv.saliency("zoo/planted_cnn", IMAGES, method="expected_gradients", baselines=IMAGES)

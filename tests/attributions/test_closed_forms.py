@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lit_viz.attributions.base import Attribution, attribute, relative_error
 from lit_viz.attributions.baselines import Baseline
-from lit_viz.attributions.gradient import Gradient, InputXGradient
 from lit_viz.attributions.gradient_shap import GradientShap
 from lit_viz.attributions.integrated_gradients import IntegratedGradients
 from lit_viz.attributions.occlusion import Occlusion
@@ -38,32 +37,6 @@ linear = Counted(lambda x: x @ WEIGHT.T)
 quadratic = Counted(lambda x: ((x @ MATRIX) * x).sum(1, keepdim=True) / 2)
 SIGMA = 0.15
 VARIANCE = SIGMA**2 * MATRIX.square().sum(1)
-
-
-@pytest.mark.parametrize(
-    ("method", "expected"),
-    [
-        (Gradient(), WEIGHT[:3]),
-        (InputXGradient(), INPUTS * WEIGHT[:3]),
-        (SmoothGrad(), WEIGHT[:3]),
-        (SmoothGradSquared(), WEIGHT[:3].square()),
-        (IntegratedGradients(), INPUTS * WEIGHT[:3]),
-        (GradientShap("black"), INPUTS * WEIGHT[:3]),
-        (IntegratedGradients(0.25), (INPUTS - 0.25) * WEIGHT[:3]),
-        (IntegratedGradients("mean"), (INPUTS - INPUTS.mean(1, keepdim=True)) * WEIGHT[:3]),
-    ],
-)
-def test_linear_network(method: Attribution, expected: Tensor) -> None:
-    map_, uncertainty = attribute(method, linear, INPUTS, [0, 1, 2])
-    torch.testing.assert_close(map_, expected, rtol=1e-12, atol=1e-13)
-    assert all((value < 1e-12).all() for value in uncertainty.values())
-
-
-def test_occlusion_of_a_linear_network() -> None:
-    x, weight = photographs(), torch.linspace(-1, 1, 17 * 14, dtype=torch.float64).view(17, 14)
-    network = Counted(lambda x: (x.sum(1) * weight).sum((1, 2))[:, None])
-    map_, _ = attribute(Occlusion(1, 1, "black"), network, x, [0, 0, 0])
-    torch.testing.assert_close(map_, x.sum(1, keepdim=True) * weight, rtol=1e-12, atol=1e-12)
 
 
 def test_variance_of_a_constant_gradient_is_zero() -> None:

@@ -20,6 +20,7 @@ from lit_viz.networks import Network
 from lit_viz.networks.fast.interception import Call
 from lit_viz.networks.fast.rescaling import Rescaling
 from tests.support.attributions import distance
+from tests.support.networks import Around
 
 
 class Reused(nn.Module):
@@ -82,13 +83,6 @@ def test_every_call_of_a_reused_module_has_its_multiplier() -> None:
     assert uncertainty["completeness"].max() < 1e-12
 
 
-def test_captum_needs_the_network_without_reuse() -> None:
-    network = Reused().double()
-    hooks = pytest.warns(UserWarning, match="Setting forward, backward hooks")
-    with hooks, pytest.raises((RuntimeError, AssertionError)):
-        captum.attr.DeepLift(network).attribute(photographs()[:1].requires_grad_(), target=1)
-
-
 @pytest.mark.parametrize("act", [nn.ReLU6(), nn.SiLU(inplace=True), nn.GELU(), nn.Hardswish(), nn.Sigmoid()])
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2)])
 def test_maps_are_complete(act: nn.Module, pool: nn.Module) -> None:
@@ -112,15 +106,6 @@ def test_multipliers_of_an_image_that_equals_its_baseline_are_derivatives(act: n
     torch.testing.assert_close(multipliers[:, 0], gradient, rtol=1e-10, atol=1e-12)
 
 
-class Function(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 @pytest.mark.parametrize(
     "function",
     [
@@ -132,13 +117,13 @@ class Function(nn.Module):
     ],
 )
 def test_input_and_output_of_a_call_may_change_later(function: Callable[[Tensor], Tensor]) -> None:
-    network = Reused(Function(function), nn.AvgPool2d(2))
+    network = Reused(Around(nn.Identity(), lambda _, x: function(x)), nn.AvgPool2d(2))
     _, uncertainty, _ = explained(network, DeepLift(), [1, 4])
     assert uncertainty["completeness"].max() < 1e-12
 
 
 def test_constants_may_have_a_row_for_each_image() -> None:
-    act = Function(lambda x: x.clamp_min(torch.full_like(x, 0.1)))
+    act = Around(nn.Identity(), lambda _, x: x.clamp_min(torch.full_like(x, 0.1)))
     images = photographs()
     images[:, :, :6] = 0  # equal to the baseline
     loaded = wrapped(Reused(act, nn.AvgPool2d(2)))

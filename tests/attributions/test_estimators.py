@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_viz.attributions.base import Attribution, attribute, attributions_after
+from lit_viz.attributions.expected_gradients import ExpectedGradients
 from lit_viz.attributions.feature_ablation import FeatureAblation
 from lit_viz.attributions.gradient import Gradient, InputXGradient, LibraGradient
 from lit_viz.attributions.gradient_shap import GradientShap
@@ -42,6 +43,7 @@ METHODS: dict[str, Callable[[], Attribution]] = {
 SAMPLING = ["smoothgrad", "squared", "vargrad"]
 IMAGES = ["rise", "occlusion", "integrated, blurred", "feature ablation", "kernel shap", "shapley interactions"]
 
+IMAGE = torch.zeros(1, 3, 16, 16)
 every = pytest.mark.parametrize("name", METHODS)
 
 
@@ -211,6 +213,13 @@ def test_occlusion_moves_in_reading_order() -> None:
         (lambda: RISE(p=1.0), "between 0 and 1"),
         (lambda: GradientShap([]), "at least one baseline, got none"),
         (lambda: GradientShap(sigma=-0.1), "at least 0, got -0.1"),
+        (lambda: ExpectedGradients([]), "at least one baseline, got none"),
+        (lambda: ExpectedGradients("nowhere"), "nowhere"),
+        (lambda: ExpectedGradients(sigma=-1.0), "at least 0"),
+        (
+            lambda: attribute(ExpectedGradients(IMAGE), Counted(SMOOTH), IMAGE, [0]),
+            "a baseline other than the photograph itself",
+        ),
         (lambda: KernelShap(0), "segments must be at least 1, got 0"),
         (lambda: FeatureAblation(__file__), "can't be read"),
         (lambda: mapped(FeatureAblation(MASK)), "16 x 16"),

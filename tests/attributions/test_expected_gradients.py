@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 import lit_viz as lv
 from lit_viz.attributions import ExpectedGradients, attribute
-from lit_viz.errors import LitVizError
 from lit_viz.images.reading import encode_png
 from lit_viz.networks import Network
 from lit_viz.types import Task
@@ -82,26 +80,3 @@ def test_a_folder_is_the_same_as_its_images(smooth: Network, tmp_path: Path) -> 
     changed = ExpectedGradients(images[:3])
     changed.bind(smooth)
     assert changed.record_fields()["baselines_sha256"] != record["baselines_sha256"]
-
-
-def test_from_the_command_line(lit_viz: Any, small_options: Any, tmp_path: Path) -> None:
-    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    words = ["--method", "expected_gradients", "--method.baseline", photographs(folder, images), "--iterations", "3"]
-    lit_viz("saliency", "packaged:chelsea", *small_options, *words, "--out", str(tmp_path / "run"))
-    assert lv.resume(tmp_path / "run").records[0]["method"] == "expected_gradients"
-
-
-@pytest.mark.parametrize(
-    ("method", "words"),
-    [
-        (lambda: ExpectedGradients([]), "at least one baseline, got none"),
-        (lambda: ExpectedGradients("nowhere"), "nowhere"),
-        (lambda: ExpectedGradients(BASELINES[:1]), "a baseline other than the photograph itself"),
-        (lambda: ExpectedGradients(sigma=-1.0), "at least 0"),
-    ],
-)
-def test_invalid_baselines(method: Any, words: str) -> None:
-    with pytest.raises(LitVizError, match=words):
-        attribute(method(), linear, BASELINES[:1], [0])

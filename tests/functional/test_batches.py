@@ -154,7 +154,9 @@ def refuse_white(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def refusing() -> Network:
-    return lv.load_network(Around(smooth_network(), refuse_white), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
+    return lv.load_network(
+        Around(smooth_network(), refuse_white), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16
+    )
 
 
 def test_an_image_that_fails_is_nan(images: Tensor) -> None:
