@@ -41,6 +41,8 @@ from lit_viz.objectives import Channel
 from lit_viz.optim import Adam, Cosine
 from lit_viz.types import Task
 from tests.support.networks import smooth_network
+from tests.support.pages import blocks, read
+from tests.support.pages import run as run_block
 
 ROOT = Path(__file__).parents[1]
 Fit = Callable[..., pl.Trainer]
@@ -456,7 +458,7 @@ def test_private_attributes_of_lightning_exist(path: str) -> None:
     )
 
 
-SCRIPTS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "lightning.md").read_text(), re.DOTALL)
+SCRIPTS = blocks(read("lightning.md"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[re.findall(r"lv\.(\w+)\(", script)[1] for script in SCRIPTS])
@@ -470,4 +472,4 @@ def test_the_scripts_of_the_documentation(script: str, tmp_path: Path, monkeypat
     monkeypatch.setattr("lit_viz.evidence.class_visualization.held_out_judge", lambda _: network)
     short = re.sub(r"(iterations|max_steps)=\d+", r"\1=2", script)
     short = short.replace("blocks.3.2", "features.3").replace("[3, 14, 15]", "[0, 1]")
-    exec(compile(short, "docs/lightning.md", "exec"), {"__name__": "__main__"})
+    run_block(short, "docs/lightning.md")

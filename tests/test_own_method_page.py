@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -15,16 +14,14 @@ import lit_viz as lv
 from lit_viz.cli import main
 from lit_viz.errors import LitVizError
 from lit_viz.networks import Network
-
-PAGE = Path(__file__).parents[1] / "docs" / "own_method.md"
+from tests.support.pages import blocks, read, run
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the blocks as the module ``mine_of_page``."""
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     folder = tmp_path_factory.mktemp("own")
-    (folder / "mine_of_page.py").write_text("\n\n".join(blocks), encoding="utf-8")
+    (folder / "mine_of_page.py").write_text("\n\n".join(blocks(read("own_method.md"))), encoding="utf-8")
     return folder
 
 
@@ -38,11 +35,10 @@ def mine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.slow
 def test_the_file_of_the_page_runs(mine: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile((folder / "mine_of_page.py").read_text(), "mine.py", "exec"), names)
+    names = run((folder / "mine_of_page.py").read_text(), "mine.py")
     assert [record.method for record in names["maps"].records] == ["times_input", "SmoothTimesInput"]
     assert names["maps"].records[1]["standard_error"] > 0
-    assert all(run.records[0].success_file for run in names["attacks"].runs)
+    assert all(one.records[0].success_file for one in names["attacks"].runs)
     assert names["image"].records[0]["objective"] > 0.9  # of at most log(10) = 2.3
     assert names["heat_maps"].arrays.shape == (1, 1, 28, 28)
     assert "SignSteps" in capsys.readouterr().out
@@ -71,8 +67,8 @@ def test_a_function_is_a_method_in_all_doors(mine: Any, tmp_path: Path, capsys: 
 
 def test_resume_of_a_local_function_is_one_sentence(smooth: Network, tmp_path: Path) -> None:
     images = torch.rand(1, 3, 16, 16)
-    run = lv.saliency(smooth, images, method=lambda score, x: x * score(x).view(-1, 1, 1, 1), out=tmp_path / "run")
-    assert run.records[0].backwards == 0
+    own = lv.saliency(smooth, images, method=lambda score, x: x * score(x).view(-1, 1, 1, 1), out=tmp_path / "run")
+    assert own.records[0].backwards == 0
     with pytest.raises(LitVizError, match="continue in Python with the same call and resume=True"):
         lv.resume(tmp_path / "run", smooth)
     with pytest.raises(LitVizError, match="FunctionMap must return a map of each image, shape"):

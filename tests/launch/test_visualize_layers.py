@@ -21,6 +21,7 @@ from lit_viz.methods.tasks import parse_channels
 from lit_viz.networks import Network
 from lit_viz.objectives import Objective, Outputs
 from tests.support.networks import smooth_network
+from tests.support.pages import blocks, read
 
 ROOT = Path(__file__).parents[2]
 
@@ -250,8 +251,7 @@ def test_sums_of_objectives_in_the_documentation(
     smooth: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The blocks run, with a small network in place of that of the page."""
-    page = (ROOT / "docs" / "visualize_layers.md").read_text(encoding="utf-8").replace("blocks.3.2", "features.3")
-    python = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    python = blocks(read("visualize_layers.md").replace("blocks.3.2", "features.3"))
     in_python, part = (next(block for block in python if word in block) for word in ("8 * Diversity(", "class Diverse"))
     known: dict[str, Any] = {"lv": lv}
     few = 'smooth, iterations=2, channel=5, size=16, config="small"'

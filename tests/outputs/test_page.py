@@ -10,14 +10,10 @@ import pytest
 import torch
 
 from lit_viz.outputs import OUTPUTS
+from tests.support.pages import blocks, read, run
 
-PAGE = Path(__file__).parents[2] / "docs" / "any_network.md"
 #: Blocks without a file of another package; tests/outputs/test_layout.py runs the one with such a file.
-BLOCKS = [
-    code
-    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    if "layout_cdla" not in code
-]
+BLOCKS = [code for code in blocks(read("any_network.md")) if "layout_cdla" not in code]
 pytestmark = pytest.mark.filterwarnings("ignore:1 skipped of 1 image")  # of networks without training
 #: What each block imports, in the order of the page.
 IMPORTS = [re.findall(r"from lit_viz.outputs import (\w+)", code) for code in BLOCKS]
@@ -25,7 +21,7 @@ IMPORTS = [re.findall(r"from lit_viz.outputs import (\w+)", code) for code in BL
 
 def run_block(code: str, names: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    exec(compile(code, PAGE.name, "exec"), names)
+    run(code, "any_network.md", names)
     results = names["run"].records
     assert {record["status"] for record in results} <= {"done", "skipped"}
 
