@@ -138,8 +138,7 @@ def test_the_contract_tests_pass_with_all_dummies(project: Path) -> None:
     named: set[str] = set()
     for dummy in DUMMIES:
         named |= files_of(ROWS[dummy.kind], dummy.name)
-        for edit in dummy.edits:
-            edit.apply(project)
+        dummy.apply(project)
     pytest_words = ("-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider")
     python(project, "-c", TRAINING)
     python(project, "scripts/write_help.py")

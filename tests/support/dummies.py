@@ -3,44 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
-_HEADER = "from __future__ import annotations\n"
-
-
-@dataclass(frozen=True)
-class Edit:
-    """Text that is inserted into a file.
-
-    Attributes:
-        file: path in the project; a file that does not exist is created.
-        text: the inserted text.
-        after: text that the inserted one follows, in its first place; empty for a new file.
-    """
-
-    file: str
-    text: str
-    after: str = ""
-
-    def apply(self, root: Path) -> None:
-        """Insert the text.
-
-        Raises:
-            ValueError: the file does not contain the text before, or a new file exists.
-        """
-        path = root / self.file
-        if not self.after:
-            if path.exists():
-                raise ValueError(f"{self.file} exists")
-            path.write_text(dedent(self.text).lstrip(), encoding="utf-8")
-            return
-        before, found, rest = path.read_text(encoding="utf-8").partition(self.after)
-        if not found:
-            raise ValueError(f"{self.file} does not contain {self.after!r}")
-        path.write_text(before + found + self.text + rest, encoding="utf-8")
+#: After which imports are inserted.
+TOP = "from __future__ import annotations\n\n"
 
 
 @dataclass(frozen=True)
@@ -50,17 +19,38 @@ class Dummy:
     Attributes:
         kind: first cell of its row in CONTRIBUTING.md.
         name: replaces ``<name>`` in the files of the row.
-        edits: its texts.
+        written: texts of new files, by their path in the project.
+        inserted: texts that are inserted into a file, each by the text that it follows, in its first place.
     """
 
     kind: str
     name: str
-    edits: Sequence[Edit]
+    written: Mapping[str, str]
+    inserted: Mapping[str, Mapping[str, str]]
 
     @property
     def files(self) -> set[str]:
         """The files that it creates or changes."""
-        return {edit.file for edit in self.edits}
+        return {*self.written, *self.inserted}
+
+    def apply(self, root: Path) -> None:
+        """Add the part to a copy of the project.
+
+        Raises:
+            ValueError: a file does not contain the text before, or a new file exists.
+        """
+        for file, text in self.written.items():
+            if (root / file).exists():
+                raise ValueError(f"{file} exists")
+            (root / file).write_text(dedent(text).lstrip(), encoding="utf-8")
+        for file, texts in self.inserted.items():
+            content = (root / file).read_text(encoding="utf-8")
+            for after, text in texts.items():
+                before, found, rest = content.partition(after)
+                if not found:
+                    raise ValueError(f"{file} does not contain {after!r}")
+                content = before + found + text + rest
+            (root / file).write_text(content, encoding="utf-8")
 
 
 def rows(page: str) -> dict[str, str]:
@@ -81,13 +71,9 @@ def files_of(row: str, name: str) -> set[str]:
 ATTACK = Dummy(
     "an attack",
     "dummy_attack",
-    [
-        Edit(
-            "lit_viz/attacks/dummy_attack.py",
-            '''
+    {
+        "lit_viz/attacks/dummy_attack.py": '''
             """PGD of a fixed start."""
-
-            from __future__ import annotations
 
             from lit_viz.attacks.norms import NormName
             from lit_viz.attacks.pgd import PGD
@@ -102,30 +88,27 @@ ATTACK = Dummy(
 
                 def __init__(self, norm: NormName = "linf", eps: float | str | None = None) -> None:
                     super().__init__(norm, eps, random_start=False)
-            ''',
-        ),
-        Edit("lit_viz/attacks/__init__.py", "from lit_viz.attacks.dummy_attack import DummyAttack\n", f"{_HEADER}\n"),
-        Edit("lit_viz/attacks/__init__.py", '    "dummy_attack": DummyAttack,\n', '    "universal": Universal,\n'),
-        Edit("lit_viz/attacks/__init__.py", '    "DummyAttack",\n', '    "DeepFool",\n'),
-        Edit("tests/attacks/test_contract.py", "    DummyAttack,\n", "    DeepFool,\n"),
-        Edit(
-            "tests/attacks/test_contract.py",
-            '    "dummy": lambda: DummyAttack(eps=0.05),\n',
-            '    "square, on": lambda: Square(eps=0.1, early_stop=False),\n',
-        ),
-    ],
+        ''',
+    },
+    {
+        "lit_viz/attacks/__init__.py": {
+            TOP: "from lit_viz.attacks.dummy_attack import DummyAttack\n",
+            '    "universal": Universal,\n': '    "dummy_attack": DummyAttack,\n',
+            '    "DeepFool",\n': '    "DummyAttack",\n',
+        },
+        "tests/attacks/test_contract.py": {
+            "    DeepFool,\n": "    DummyAttack,\n",
+            "Square(eps=0.1, early_stop=False),\n": '    "dummy": lambda: DummyAttack(eps=0.05),\n',
+        },
+    },
 )
 
 SALIENCY_METHOD = Dummy(
     "a saliency method",
     "dummy_map",
-    [
-        Edit(
-            "lit_viz/attributions/dummy_map.py",
-            '''
+    {
+        "lit_viz/attributions/dummy_map.py": '''
             """The absolute gradient."""
-
-            from __future__ import annotations
 
             from torch import Tensor
 
@@ -140,41 +123,34 @@ SALIENCY_METHOD = Dummy(
 
                 def attribution(self, x: Tensor, state: State) -> Tensor:
                     return state["map"].abs()
-            ''',
-        ),
-        Edit(
-            "lit_viz/attributions/__init__.py", "from lit_viz.attributions.dummy_map import DummyMap\n", f"{_HEADER}\n"
-        ),
-        Edit("lit_viz/attributions/__init__.py", '    "dummy_map": DummyMap,\n', '    "rise": RISE,\n'),
-        Edit("lit_viz/attributions/__init__.py", '    "DummyMap",\n', '    "DeepLift",\n'),
-        Edit(
-            "lit_viz/evidence/saliency/captum_reference.py",
-            '    own.DummyMap: Counterpart(\n        "Saliency", "absolute map", '
-            "lambda r: attr.Saliency(r.given).attribute(r.x, r.target)\n    ),\n",
-            "COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {\n",
-        ),
-        Edit("docs/saliency.md", "| `dummy_map` | the absolute gradient | 1 FB | |\n", "see its configuration | |\n"),
-        Edit(
-            "tests/attributions/test_estimators.py",
-            "from lit_viz.attributions.dummy_map import DummyMap\n",
-            "from lit_viz.attributions.base import Attribution, attribute, attributions_after\n",
-        ),
-        Edit(
-            "tests/attributions/test_estimators.py", '    "dummy": DummyMap,\n', '    "rise": lambda: RISE(grid=4),\n'
-        ),
-    ],
+        ''',
+    },
+    {
+        "lit_viz/attributions/__init__.py": {
+            TOP: "from lit_viz.attributions.dummy_map import DummyMap\n",
+            '    "rise": RISE,\n': '    "dummy_map": DummyMap,\n',
+            '    "DeepLift",\n': '    "DummyMap",\n',
+        },
+        "lit_viz/evidence/saliency/captum_reference.py": {
+            "COUNTERPARTS: dict[type[own.Attribution], Counterpart] = {\n": """    own.DummyMap: Counterpart(
+        "Saliency", "absolute map", lambda r: attr.Saliency(r.given).attribute(r.x, r.target)
+    ),
+"""
+        },
+        "docs/saliency.md": {"see its configuration | |\n": "| `dummy_map` | the absolute gradient | 1 FB | |\n"},
+        "tests/attributions/test_estimators.py": {
+            TOP: "from lit_viz.attributions.dummy_map import DummyMap\n",
+            '    "rise": lambda: RISE(grid=4),\n': '    "dummy": DummyMap,\n',
+        },
+    },
 )
 
 OBJECTIVE = Dummy(
     "an objective",
     "dummy_objective",
-    [
-        Edit(
-            "lit_viz/objectives/dummy_objective.py",
-            '''
+    {
+        "lit_viz/objectives/dummy_objective.py": '''
             """Half of the logit."""
-
-            from __future__ import annotations
 
             from torch import Tensor
 
@@ -191,18 +167,8 @@ OBJECTIVE = Dummy(
 
                 def __call__(self, outputs: Outputs) -> Tensor:
                     return self._pick(outputs.logits, outputs) / 2
-            ''',
-        ),
-        Edit(
-            "lit_viz/objectives/__init__.py",
-            "from lit_viz.objectives.dummy_objective import DummyObjective\n",
-            "from lit_viz.objectives.base import Objective, Outputs, Product, Sum\n",
-        ),
-        Edit("lit_viz/objectives/__init__.py", '    "dummy": DummyObjective,\n', '    "probability": Probability,\n'),
-        Edit("lit_viz/objectives/__init__.py", '    "DummyObjective",\n', '    "Diversity",\n'),
-        Edit(
-            "tests/objectives/test_dummy_objective.py",
-            '''
+        ''',
+        "tests/objectives/test_dummy_objective.py": '''
             """Half of the logit."""
 
             import torch
@@ -214,26 +180,26 @@ OBJECTIVE = Dummy(
             def test_half_of_the_logit() -> None:
                 outputs = Outputs(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0]))
                 assert torch.equal(2 * DummyObjective()(outputs), Logit()(outputs))
-            ''',
-        ),
-        Edit(
-            "tests/test_golden.py",
-            '    "dummy objective": lambda: objectives.DummyObjective(),\n',
-            "OBJECTIVES: dict[str, Make] = {\n",
-        ),
-    ],
+        ''',
+    },
+    {
+        "lit_viz/objectives/__init__.py": {
+            " Outputs, Product, Sum\n": "from lit_viz.objectives.dummy_objective import DummyObjective\n",
+            '    "probability": Probability,\n': '    "dummy": DummyObjective,\n',
+            '    "Diversity",\n': '    "DummyObjective",\n',
+        },
+        "tests/test_golden.py": {
+            "OBJECTIVES: dict[str, Make] = {\n": '    "dummy objective": lambda: objectives.DummyObjective(),\n'
+        },
+    },
 )
 
 TRANSFORM = Dummy(
     "a transform",
     "dummy_transform",
-    [
-        Edit(
-            "lit_viz/images/dummy_transform.py",
-            '''
+    {
+        "lit_viz/images/dummy_transform.py": '''
             """Random brightness."""
-
-            from __future__ import annotations
 
             from dataclasses import dataclass
 
@@ -255,34 +221,29 @@ TRANSFORM = Dummy(
 
                 def __call__(self, images: Tensor, draws: Draws) -> Tensor:
                     return images + draws.uniform("offset", -self.most, self.most, (1, 1, 1)).to(images)
-            ''',
-        ),
-        Edit(
-            "lit_viz/images/__init__.py",
-            "from lit_viz.images.dummy_transform import DummyTransform\n",
-            "from lit_viz.images.canvas import Canvas\n",
-        ),
-        Edit("lit_viz/images/__init__.py", '    "DummyTransform",\n', '    "DiverseInput",\n'),
-        Edit("tests/images/test_transforms.py", "    DummyTransform,\n", "    DiverseInput,\n"),
-        Edit("tests/images/test_transforms.py", "    DummyTransform(),\n", "    Noise(0.1),\n"),
-        Edit(
-            "tests/test_golden.py",
-            '    "dummy transform": lambda: images.DummyTransform(),\n',
-            '    "blur": lambda: images.Blur(0.5, 1.5),\n',
-        ),
-    ],
+        ''',
+    },
+    {
+        "lit_viz/images/__init__.py": {
+            "from lit_viz.images.canvas import Canvas\n": "from lit_viz.images.dummy_transform import DummyTransform\n",
+            '    "DiverseInput",\n': '    "DummyTransform",\n',
+        },
+        "tests/images/test_transforms.py": {
+            "    DiverseInput,\n": "    DummyTransform,\n",
+            "    Noise(0.1),\n": "    DummyTransform(),\n",
+        },
+        "tests/test_golden.py": {
+            '    "blur": lambda: images.Blur(0.5, 1.5),\n': '    "dummy transform": lambda: images.DummyTransform(),\n'
+        },
+    },
 )
 
 PARAMETERIZATION = Dummy(
     "a parameterization",
     "dummy_parameterization",
-    [
-        Edit(
-            "lit_viz/images/dummy_parameterization.py",
-            '''
+    {
+        "lit_viz/images/dummy_parameterization.py": '''
             """Negatives."""
-
-            from __future__ import annotations
 
             from dataclasses import dataclass
 
@@ -305,39 +266,30 @@ PARAMETERIZATION = Dummy(
 
                 def decode(self, x: Tensor, canvas: Canvas) -> Tensor:
                     return 1 - x
-            ''',
-        ),
-        Edit(
-            "lit_viz/images/__init__.py",
-            "from lit_viz.images.dummy_parameterization import DummyParameterization\n",
-            "from lit_viz.images.canvas import Canvas\n",
-        ),
-        Edit("lit_viz/images/__init__.py", '"dummy": DummyParameterization, ', "dict[str, type[Parameterization]] = {"),
-        Edit("lit_viz/images/__init__.py", '    "DummyParameterization",\n', '    "DiverseInput",\n'),
-        Edit(
-            "tests/images/test_parameterizations.py",
-            "from lit_viz.images.dummy_parameterization import DummyParameterization\n",
-            "from lit_viz.images import Canvas, Fourier, Pixels, encoding_error\n",
-        ),
-        Edit("tests/images/test_parameterizations.py", "DummyParameterization(), ", "ALL = ["),
-        Edit(
-            "tests/test_golden.py",
-            '    "dummy parameterization": lambda: images.DummyParameterization(),\n',
-            "PARAMETERIZATIONS: dict[str, Make] = {\n",
-        ),
-    ],
+        ''',
+    },
+    {
+        "lit_viz/images/__init__.py": {
+            "canvas import Canvas\n": "from lit_viz.images.dummy_parameterization import DummyParameterization\n",
+            "dict[str, type[Parameterization]] = {": '"dummy": DummyParameterization, ',
+            '    "DiverseInput",\n': '    "DummyParameterization",\n',
+        },
+        "tests/images/test_parameterizations.py": {
+            TOP: "from lit_viz.images.dummy_parameterization import DummyParameterization\n",
+            "ALL = [": "DummyParameterization(), ",
+        },
+        "tests/test_golden.py": {
+            "PARAMETERIZATIONS: dict[str, Make] = {\n": '    "dummy": lambda: images.DummyParameterization(),\n'
+        },
+    },
 )
 
 STEP_RULE = Dummy(
     "a step rule",
     "dummy_rule",
-    [
-        Edit(
-            "lit_viz/optim/dummy_rule.py",
-            '''
+    {
+        "lit_viz/optim/dummy_rule.py": '''
             """Ascent by twice the gradient."""
-
-            from __future__ import annotations
 
             from torch import Tensor
 
@@ -357,39 +309,28 @@ STEP_RULE = Dummy(
 
                 def direction(self, gradient: Tensor) -> Tensor:
                     return 2 * gradient
-            ''',
-        ),
-        Edit(
-            "lit_viz/optim/__init__.py",
-            "from lit_viz.optim.dummy_rule import DummyRule\n",
-            "from lit_viz.optim.ascent import SGD, Adam, Adapted, GradientAscent, NAdam, NormalizedAscent, RMSprop\n",
-        ),
-        Edit("lit_viz/optim/__init__.py", '"dummy": DummyRule, ', "RULES: dict[str, type[StepRule]] = {"),
-        Edit("lit_viz/optim/__init__.py", '    "DummyRule",\n', '    "Cosine",\n'),
-        Edit(
-            "tests/optim/test_rules.py",
-            "from lit_viz.optim.dummy_rule import DummyRule\n",
-            "from lit_viz.errors import LitVizError\n",
-        ),
-        Edit("tests/optim/test_rules.py", '    "dummy": DummyRule,\n', '    "forward_only": HillClimb,\n'),
-        Edit(
-            "tests/test_golden.py",
-            '    "dummy rule": lambda: optim.DummyRule(),\n',
-            "STEP_RULES: dict[str, Make] = {\n",
-        ),
-    ],
+        ''',
+    },
+    {
+        "lit_viz/optim/__init__.py": {
+            " NormalizedAscent, RMSprop\n": "from lit_viz.optim.dummy_rule import DummyRule\n",
+            "RULES: dict[str, type[StepRule]] = {": '"dummy": DummyRule, ',
+            '    "Cosine",\n': '    "DummyRule",\n',
+        },
+        "tests/optim/test_rules.py": {
+            TOP: "from lit_viz.optim.dummy_rule import DummyRule\n",
+            '    "forward_only": HillClimb,\n': '    "dummy": DummyRule,\n',
+        },
+        "tests/test_golden.py": {"STEP_RULES: dict[str, Make] = {\n": '    "dummy rule": lambda: optim.DummyRule(),\n'},
+    },
 )
 
 METHOD = Dummy(
     "a method",
     "dummy_method",
-    [
-        Edit(
-            "lit_viz/methods/dummy_method.py",
-            '''
+    {
+        "lit_viz/methods/dummy_method.py": '''
             """Class images of another title."""
-
-            from __future__ import annotations
 
             from lit_viz.methods.class_visualization import ClassVisualization
 
@@ -403,28 +344,18 @@ METHOD = Dummy(
 
                 presentation = "lit_viz.presentations.dummy_method.DummyMethodPresentation"
                 verifier = "lit_viz.evidence.dummy_method.DummyMethodVerifier"
-            ''',
-        ),
-        Edit(
-            "lit_viz/evidence/dummy_method.py",
-            '''
+        ''',
+        "lit_viz/evidence/dummy_method.py": '''
             """Evidence of the dummy."""
-
-            from __future__ import annotations
 
             from lit_viz.evidence.class_visualization import ClassVisualizationVerifier
 
 
             class DummyMethodVerifier(ClassVisualizationVerifier):
                 """Compute the evidence of class images."""
-            ''',
-        ),
-        Edit(
-            "lit_viz/presentations/dummy_method.py",
-            '''
+        ''',
+        "lit_viz/presentations/dummy_method.py": '''
             """Presentation of the dummy."""
-
-            from __future__ import annotations
 
             from typing import ClassVar
 
@@ -435,24 +366,8 @@ METHOD = Dummy(
                 """Presentation of dummies."""
 
                 title: ClassVar[str] = "Dummies"
-            ''',
-        ),
-        Edit(
-            "lit_viz/methods/__init__.py",
-            "from lit_viz.methods.dummy_method import DummyMethod\n",
-            "from lit_viz.methods.class_visualization import ClassVisualization\n",
-        ),
-        Edit("lit_viz/methods/__init__.py", '"DummyMethod", ', "__all__ = ["),
-        Edit(
-            "lit_viz/__init__.py",
-            "    from lit_viz.methods import DummyMethod\n",
-            "    from lit_viz.launch.run import Run\n",
-        ),
-        Edit("lit_viz/__init__.py", '"DummyMethod", ', '    "lit_viz.methods": ('),
-        Edit("lit_viz/__init__.py", '    "DummyMethod",\n', '    "ClassVisualization",\n'),
-        Edit(
-            "tests/methods/test_dummy_method.py",
-            '''
+        ''',
+        "tests/methods/test_dummy_method.py": '''
             """The dummy is presented by its own title."""
 
             from pathlib import Path
@@ -465,38 +380,39 @@ METHOD = Dummy(
                 run = lv.run(module, lv.ClassTasks(smooth, [1]), out=tmp_path / "run", logger="none")
                 assert "Dummies" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
                 assert lv.check(run.folder, smooth)
-            ''',
-        ),
-        Edit(
-            "tests/test_golden.py",
-            """def dummy_in_a_folder(tmp_path: Path) -> Any:
+        ''',
+    },
+    {
+        "lit_viz/methods/__init__.py": {
+            "import ClassVisualization\n": "from lit_viz.methods.dummy_method import DummyMethod\n",
+            "__all__ = [": '"DummyMethod", ',
+        },
+        "lit_viz/__init__.py": {
+            "    from lit_viz.launch.run import Run\n": "    from lit_viz.methods import DummyMethod\n",
+            '    "lit_viz.methods": (': '"DummyMethod", ',
+            '    "ClassVisualization",\n': '    "DummyMethod",\n',
+        },
+        "tests/test_golden.py": {
+            "    return parameterization_case(images.MACO(str(tmp_path), contrast=1.2))\n\n\n": """
+def dummy_in_a_folder(tmp_path: Path) -> Any:
     module = methods.DummyMethod(wrapped(16), iterations=3)
     lv.run(module, lv.ClassTasks(module.network, [1]), out=tmp_path / "run", logger="none")
     return folder_result(tmp_path / "run")
 
 
 """,
-            "    return parameterization_case(images.MACO(str(tmp_path), contrast=1.2))\n\n\n",
-        ),
-        Edit(
-            "tests/test_golden.py",
-            '    "dummy, run folder": dummy_in_a_folder,\n',
-            "COMMAND_CASES: dict[str, Callable[[Path], Any]] = {\n",
-        ),
-        Edit("tests/test_golden.py", '    "dummy": "DummyMethod",\n', "RECORDS = {\n"),
-    ],
+            "COMMAND_CASES: dict[str, Callable[[Path], Any]] = {\n": '    "dummy, run folder": dummy_in_a_folder,\n',
+            "RECORDS = {\n": '    "dummy": "DummyMethod",\n',
+        },
+    },
 )
 
 LOGGER = Dummy(
     "a logger",
     "json",
-    [
-        Edit(
-            "lit_viz/loggers/json.py",
-            '''
+    {
+        "lit_viz/loggers/json.py": '''
             """JSON: a line per row."""
-
-            from __future__ import annotations
 
             import json
             import shutil
@@ -526,24 +442,8 @@ LOGGER = Dummy(
                 """Return the adapter of a run folder, whose earlier files are deleted."""
                 shutil.rmtree(folder.path / "json", ignore_errors=True)
                 return JSONAdapter(CSVLogger(folder.path, name="json", version=""), "iteration")
-            ''',
-        ),
-        Edit(
-            "lit_viz/loggers/__init__.py",
-            '    "json": Registration("JSON", "JSONLogger", "JSONAdapter"),\n',
-            '    "csv": Registration("CSV", "CSVLogger", "CSVAdapter"),\n',
-        ),
-        Edit("lit_viz/launch/execute.py", ",json", "``wandb,tensorboard,mlflow"),
-        Edit("lit_viz/api.py", ", ``json``", "to: one or several of ``wandb``"),
-        Edit(
-            "docs/options.md",
-            "| `json` | `json/` | lines of `rows.jsonl` | summary |\n",
-            "| logger | place | iterations | at the end |\n| --- | --- | --- | --- |\n",
-        ),
-        Edit("pyproject.toml", "json = []\n", 'tensorboard = ["tensorboard>=2.15"]\n'),
-        Edit(
-            "tests/loggers/test_json.py",
-            '''
+        ''',
+        "tests/loggers/test_json.py": '''
             """JSON."""
 
             import json
@@ -556,21 +456,27 @@ LOGGER = Dummy(
                 lv.visualize(smooth, 1, iterations=2, curve_at="every:1", out=tmp_path / "run", logger="json")
                 lines = (tmp_path / "run" / "json" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
                 assert {json.loads(line)["iteration"] for line in lines} == {0, 1, 2}
-            ''',
-        ),
-    ],
+        ''',
+    },
+    {
+        "lit_viz/loggers/__init__.py": {
+            '"CSVLogger", "CSVAdapter"),\n': '    "json": Registration("JSON", "JSONLogger", "JSONAdapter"),\n'
+        },
+        "lit_viz/launch/execute.py": {"``wandb,tensorboard,mlflow": ",json"},
+        "lit_viz/api.py": {"to: one or several of ``wandb``": ", ``json``"},
+        "docs/options.md": {
+            " | at the end |\n| --- | --- | --- | --- |\n": "| `json` | `json/` | lines of `rows.jsonl` | summary |\n"
+        },
+        "pyproject.toml": {'tensorboard = ["tensorboard>=2.15"]\n': "json = []\n"},
+    },
 )
 
 OUTPUT = Dummy(
     "an output",
     "dummy_output",
-    [
-        Edit(
-            "lit_viz/outputs/dummy_output.py",
-            '''
+    {
+        "lit_viz/outputs/dummy_output.py": '''
             """Mean of all that a network returns."""
-
-            from __future__ import annotations
 
             from typing import Any
 
@@ -587,44 +493,8 @@ OUTPUT = Dummy(
 
                 def scores(self, returned: Any, images: int) -> Tensor:
                     return checked_scores(returned.flatten(1).mean(1), images, "output DummyOutput")
-            ''',
-        ),
-        Edit(
-            "lit_viz/outputs/loading.py",
-            "from lit_viz.outputs.dummy_output import DummyOutput\n",
-            "from lit_viz.outputs.detection import Detection\n",
-        ),
-        Edit("lit_viz/outputs/loading.py", '    "dummy": DummyOutput,\n', '    "keypoint": Keypoint,\n'),
-        Edit(
-            "lit_viz/outputs/__init__.py",
-            "from lit_viz.outputs.dummy_output import DummyOutput\n",
-            "from lit_viz.outputs.detection import Detection\n",
-        ),
-        Edit("lit_viz/outputs/__init__.py", '    "DummyOutput",\n', '    "Detection",\n'),
-        Edit(
-            "docs/any_network.md",
-            "| `DummyOutput()` | anything | mean of the return value | number |\n",
-            "|---|---|---|---|\n",
-        ),
-        Edit(
-            "docs/any_network.md",
-            """The mean of all values:
-
-```python
-import lit_viz as lv
-import torch
-from lit_viz.outputs import DummyOutput
-
-net = lv.load_network(torch.nn.Conv2d(3, 2, 5), output=DummyOutput(), size=64, mean=0.5, std=0.5)
-run = lv.saliency(net, "packaged:astronaut")
-```
-
-""",
-            "Each block runs as it stands. Its network is small or untrained; put yours in its place.\n\n",
-        ),
-        Edit(
-            "tests/outputs/test_dummy_output.py",
-            '''
+        ''',
+        "tests/outputs/test_dummy_output.py": '''
             """The mean of all values."""
 
             import torch
@@ -640,21 +510,41 @@ run = lv.saliency(net, "packaged:astronaut")
                 net = lv.load_network(network, output=DummyOutput(), size=16, mean=0.0, std=1.0)
                 (gradient,) = torch.autograd.grad(net(x).sum(), x)
                 torch.testing.assert_close(gradient, expected)
-            ''',
-        ),
-    ],
+        ''',
+    },
+    {
+        "lit_viz/outputs/loading.py": {
+            TOP: "from lit_viz.outputs.dummy_output import DummyOutput\n",
+            '    "keypoint": Keypoint,\n': '    "dummy": DummyOutput,\n',
+        },
+        "lit_viz/outputs/__init__.py": {
+            TOP: "from lit_viz.outputs.dummy_output import DummyOutput\n",
+            '    "Detection",\n': '    "DummyOutput",\n',
+        },
+        "docs/any_network.md": {
+            "|---|---|---|---|\n": "| `DummyOutput()` | anything | mean of the return value | number |\n",
+            "Its network is small or untrained; put yours in its place.\n\n": """The mean of all values:
+
+```python
+import lit_viz as lv
+import torch
+from lit_viz.outputs import DummyOutput
+
+net = lv.load_network(torch.nn.Conv2d(3, 2, 5), output=DummyOutput(), size=64, mean=0.5, std=0.5)
+run = lv.saliency(net, "packaged:astronaut")
+```
+
+""",
+        },
+    },
 )
 
 PROBE = Dummy(
     "a probe",
     "dummy_probe",
-    [
-        Edit(
-            "lit_viz/callbacks/dummy_probe.py",
-            '''
+    {
+        "lit_viz/callbacks/dummy_probe.py": '''
             """Saliency maps under another name."""
-
-            from __future__ import annotations
 
             from lit_viz.callbacks.probes import SaliencyProbe
 
@@ -667,66 +557,51 @@ PROBE = Dummy(
                 """
 
                 name = "dummy"
-            ''',
-        ),
-        Edit(
-            "lit_viz/callbacks/__init__.py",
-            "    from lit_viz.callbacks.dummy_probe import DummyProbe\n",
-            "if TYPE_CHECKING:\n",
-        ),
-        Edit(
-            "lit_viz/callbacks/__init__.py",
-            '    "DummyProbe": "dummy_probe",\n',
-            '    "ClassVisualizationProbe": "probes",\n',
-        ),
-        Edit("lit_viz/callbacks/__init__.py", '    "DummyProbe",\n', '    "ClassVisualizationProbe",\n'),
-        Edit(
-            "docs/api/callbacks.md",
-            ".. autoclass:: lit_viz.callbacks.DummyProbe\n   :no-members:\n",
-            ".. autofunction:: lit_viz.loggers.adapter\n",
-        ),
-        Edit(
-            "docs/probes.md",
-            "| `DummyProbe(images)` | `probe/saliency/0000` | |\n",
-            "| probe | logged images | logged metrics |\n|---|---|---|\n",
-        ),
-        Edit(
-            "tests/callbacks/test_probes.py",
-            "        lv.callbacks.DummyProbe(loader, limit=1, **options),\n",
-            "        lv.callbacks.RobustnessProbe(loader, eps=0.1, limit=3, **options),\n",
-        ),
-    ],
+        ''',
+    },
+    {
+        "lit_viz/callbacks/__init__.py": {
+            "if TYPE_CHECKING:\n": "    from lit_viz.callbacks.dummy_probe import DummyProbe\n",
+            '    "ClassVisualizationProbe": "probes",\n': '    "DummyProbe": "dummy_probe",\n',
+            '    "ClassVisualizationProbe",\n': '    "DummyProbe",\n',
+        },
+        "docs/api/callbacks.md": {
+            "autofunction:: lit_viz.loggers.adapter\n": ".. autoclass:: lit_viz.callbacks.DummyProbe\n   :no-members:\n"
+        },
+        "docs/probes.md": {
+            " | logged metrics |\n|---|---|---|\n": "| `DummyProbe(images)` | `probe/saliency/0000` | |\n"
+        },
+        "tests/callbacks/test_probes.py": {
+            "eps=0.1, limit=3, **options),\n": "        lv.callbacks.DummyProbe(loader, limit=1, **options),\n"
+        },
+    },
 )
 
 ZOO_NETWORK = Dummy(
     "a network of the zoo",
     "fashion_dummy",
-    [
-        Edit(
-            "lit_viz/zoo/networks.py",
-            '''
+    {},
+    {
+        "lit_viz/zoo/networks.py": {
+            "        head=nn.Linear(100, classes),\n    )\n    return nn.Sequential(layers)\n": '''
 
 def fashion_dummy(classes: int = 10) -> nn.Module:
     """Build the network of :func:`fashion_cnn` again."""
     return fashion_cnn(classes)
-''',
-            "        head=nn.Linear(100, classes),\n    )\n    return nn.Sequential(layers)\n",
-        ),
-        Edit(
-            "lit_viz/zoo/cards.py",
-            "from lit_viz.zoo.networks import fashion_dummy\n",
-            "from lit_viz.errors import LitVizError\n",
-        ),
-        Edit(
-            "lit_viz/zoo/cards.py",
-            '    "fashion_dummy": fashion_dummy,\n',
-            "_BUILDERS: Mapping[str, Callable[[int], nn.Module]] = {\n",
-        ),
-        Edit("scripts/zoo.py", '    "fashion_dummy": "as fashion_cnn",\n', "ARCHITECTURES = {\n"),
-        Edit("scripts/zoo.py", '    "fashion_dummy": Recipe("fashion", 1),\n', "RECIPES = {\n"),
-        Edit("tests/zoo/test_trained.py", '    "fashion_dummy": {"clean": 0.9},\n', "ACCURACY = {\n"),
-    ],
+'''
+        },
+        "lit_viz/zoo/cards.py": {
+            TOP: "from lit_viz.zoo.networks import fashion_dummy\n",
+            "_BUILDERS: Mapping[str, Callable[[int], nn.Module]] = {\n": '    "fashion_dummy": fashion_dummy,\n',
+        },
+        "scripts/zoo.py": {
+            "ARCHITECTURES = {\n": '    "fashion_dummy": "as fashion_cnn",\n',
+            "RECIPES = {\n": '    "fashion_dummy": Recipe("fashion", 1),\n',
+        },
+        "tests/zoo/test_trained.py": {"ACCURACY = {\n": '    "fashion_dummy": {"clean": 0.9},\n'},
+    },
 )
+
 
 #: A dummy of each kind.
 DUMMIES = (
