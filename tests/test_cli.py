@@ -192,16 +192,6 @@ def test_an_existing_run_is_kept_without_overwrite(
     lit_viz(*command, "--resume")
 
 
-def test_resume_rejects_another_configuration(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], lit_viz: Any, sentence: Any, small_options: Any
-) -> None:
-    run = tmp_path / "run"
-    lit_viz("visualize", "1", *small_options, "--iterations", "2", "--out", str(run))
-    capsys.readouterr()
-    lit_viz("visualize", "1", *small_options, "--iterations", "3", "--out", str(run), "--resume", expect=1)
-    assert f"--iterations can't be changed: {run} was started with 2, got 3" in sentence(capsys)
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

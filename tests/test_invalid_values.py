@@ -144,31 +144,6 @@ MAP = ["saliency", "zoo:fashion/bag_18", "--network", "zoo/fashion_cnn", "--logg
 IMAGE = ["visualize", "bag", "--network", "zoo/fashion_cnn", "--logger", "none"]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([*IMAGE, "--lr", "-1"], "--lr must be positive and finite, got -1"),
-        ([*IMAGE, "--lr", "a,b"], "--lr must be numbers, got 'a'"),
-        ([*IMAGE, "--decay", "nan"], "--decay of Fourier must be finite, got nan"),
-        ([*IMAGE, "--size", "99999999"], "--size must be at most 16384, got 99999999 x 99999999"),
-        ([*MAP, "--network.std", "0"], "--network.std must be positive, got 0"),
-        ([*MAP, "--network.size", "99999999"], "--network.size must be at most 16384 pixels, got 99999999"),
-        ([*MAP, "--tile", "abc"], "--tile must be network or a side in pixels, got 'abc'"),
-        ([*MAP, "--store-arrays"], "--store-arrays requires store=tar, got store=files"),
-        ([*MAP, "--boxes", "missing.json"], "--boxes must be an existing COCO file"),
-        (["status", ".", "--stale", "-5"], "--stale must be a positive number of seconds, got -5"),
-    ],
-)
-def test_a_message_names_the_option_that_was_given(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as end:
-        main(words)
-    assert end.value.code == 1
-    assert message in capsys.readouterr().err
-
-
 def test_a_damaged_tiff_file_is_one_sentence_with_a_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """tifffile logs lines of its own."""
     file = tmp_path / "damaged.tif"

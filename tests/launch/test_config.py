@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from lit_viz.cli import main
 from lit_viz.launch.form import Form
 
 
 @pytest.mark.parametrize("section", ["network", "module", "tasks", "run"])
 @pytest.mark.parametrize("value", ["0", "[1]", "text"])
-def test_a_section_must_be_a_mapping(tmp_path, capsys, section, value):
+def test_a_section_must_be_a_mapping(tmp_path, capsys, section, value, lit_viz, sentence):
     file = tmp_path / "own.yaml"
     file.write_text(f"{section}: {value}")
-    with pytest.raises(SystemExit) as end:
-        main(["visualize", "tarantula", "--config", str(file), "--count"])
-    assert end.value.code == 1
-    error = capsys.readouterr().err
-    assert error.startswith(f"lit-viz: {section} of {file} must be a mapping, got")
-    assert error.count("\n") == 1
+    lit_viz("visualize", "tarantula", "--config", str(file), "--count", expect=1)
+    assert sentence(capsys).startswith(f"lit-viz: {section} of {file} must be a mapping, got")
 
 
 @pytest.mark.parametrize("section", ["model", "trainer", "classifier"])
-def test_another_section_is_named(tmp_path, capsys, section):
+def test_another_section_is_named(tmp_path, capsys, section, lit_viz, sentence):
     file = tmp_path / "own.yaml"
     file.write_text(f"{section}: {{}}")
-    with pytest.raises(SystemExit) as end:
-        main(["visualize", "tarantula", "--config", str(file), "--count"])
-    assert end.value.code == 1
-    error = capsys.readouterr().err
-    assert error.startswith(f"lit-viz: {file} has the key {section}")
-    assert error.count("\n") == 1
+    lit_viz("visualize", "tarantula", "--config", str(file), "--count", expect=1)
+    assert sentence(capsys).startswith(f"lit-viz: {file} has the key {section}")
 
 
 def test_an_empty_section_has_the_defaults(tmp_path):
@@ -49,29 +40,21 @@ def test_an_empty_section_has_the_defaults(tmp_path):
         ("network", "siz", "network.siz"),
     ],
 )
-def test_an_unknown_argument_of_a_section_is_named(tmp_path, capsys, section, key, receiver, small_options):
+def test_an_unknown_argument_of_a_section_is_named(
+    tmp_path, capsys, section, key, receiver, lit_viz, sentence, small_options
+):
     file = tmp_path / "own.yaml"
     arguments = f"{key}: 1" if section in ("run", "network") else f"init_args: {{{key}: 1}}"
     file.write_text(f"{section}:\n  {arguments}\n")
-    if section != "network":
-        arguments = ["visualize", "1", "--config", str(file), "--count", *small_options]
-    else:
-        arguments = ["visualize", "1", "--config", str(file), "--count"]
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 1
-    error = capsys.readouterr().err
+    options = [] if section == "network" else small_options
+    lit_viz("visualize", "1", "--config", str(file), "--count", *options, expect=1)
+    error = sentence(capsys)
     assert key in error
     assert receiver in error
-    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("option", ["--seed", "--network.size", "--method.sigma", "--vary"])
 @pytest.mark.parametrize("value", ["!!bool maybe", "{a: !!timestamp x}", '[!!int ""]', "[1", "{a: 1, a: 2}"])
-def test_a_value_that_is_no_valid_yaml_is_one_sentence(capsys, option, value):
-    with pytest.raises(SystemExit) as end:
-        main(["saliency", "packaged:chelsea", "--method", "smoothgrad", option, value, "--count"])
-    assert end.value.code == 1
-    error = capsys.readouterr().err
-    assert error.startswith(f"lit-viz: {option} ")
-    assert error.count("\n") == 1
+def test_a_value_that_is_no_valid_yaml_is_one_sentence(capsys, option, value, lit_viz, sentence):
+    lit_viz("saliency", "packaged:chelsea", "--method", "smoothgrad", option, value, "--count", expect=1)
+    assert sentence(capsys).startswith(f"lit-viz: {option} ")

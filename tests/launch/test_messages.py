@@ -106,16 +106,3 @@ def test_names_in_one_word_are_given_separately(capsys: pytest.CaptureFixture[st
     error = capsys.readouterr().err
     assert "give classes separately" in error
     assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "words", [["layers", "torch.nn:Identity"], ["visualize", "1", "--network", "torch.nn:Identity"]]
-)
-def test_the_input_size_of_a_network_is_required(
-    words: list[str], capsys: pytest.CaptureFixture[str], lit_viz: Any
-) -> None:
-    lit_viz(*words, expect=1)
-    error = capsys.readouterr().err
-    assert "size" in error
-    assert "mean" in error
-    assert error.count("\n") == 1

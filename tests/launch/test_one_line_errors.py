@@ -10,7 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
+from lit_viz.objectives import Objective, Outputs
+
+
+class Brightest(Objective):
+    """The largest logit."""
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        return outputs.logits.amax(1)
+
+
+OF_A_LAYER = "'{class_path: lit_viz.objectives.Layer, init_args: {layer: features.0}}'"
 #: Messages by command line; the network is the default one, or given.
 ERRORS = {
     "visualise tarantula": "did you mean 'visualize'",
@@ -57,6 +69,33 @@ ERRORS = {
     "resume nowhere": "nowhere is not a lit_viz run",
     "log --to csv": "lit-viz log requires FOLDER: see lit-viz log --help",
     "classes xyzzyx": "no class",
+    "layers torch.nn:Identity": "size",
+    "visualize 1 --network torch.nn:Identity": "size",
+    "saliency --steps 3": "lit-viz: --steps is not available: use --iterations",
+    "attack --epsilon=4/255": "lit-viz: --epsilon is not available: use --eps",
+    "visualize --batch-size 2": "lit-viz: --batch-size is not available: use --slots",
+    "saliency --methods gradient": "lit-viz: unrecognized option --methods; did you mean --method?",
+    "attack --attack pgd --lr 0.1": "lit-viz: --lr is not available: use --alpha",
+    "saliency --method.smoothgrad.sigma 0.2": "option --method.smoothgrad.sigma; did you mean --method?",
+    "visualize 1 --parameterization.decy 0.5": "--parameterization.decy; did you mean --parameterization.decay?",
+    "visualize bag --network zoo/fashion_cnn --lr -1": "--lr must be positive and finite, got -1",
+    "visualize bag --network zoo/fashion_cnn --lr a,b": "--lr must be numbers, got 'a'",
+    "visualize bag --network zoo/fashion_cnn --decay nan": "--decay of Fourier must be finite, got nan",
+    "visualize bag --network zoo/fashion_cnn --size 99999999": "--size must be at most 16384, got 99999999 x 99999999",
+    "saliency zoo:fashion/bag_18 --network zoo/fashion_cnn --network.std 0": "--network.std must be positive, got 0",
+    "saliency zoo:fashion/bag_18 --network zoo/fashion_cnn --network.size 99999999": (
+        "--network.size must be at most 16384 pixels, got 99999999"
+    ),
+    "saliency zoo:fashion/bag_18 --network zoo/fashion_cnn --tile abc": (
+        "--tile must be network or a side in pixels, got 'abc'"
+    ),
+    "saliency zoo:fashion/bag_18 --network zoo/fashion_cnn --store-arrays": (
+        "--store-arrays requires store=tar, got store=files"
+    ),
+    "saliency zoo:fashion/bag_18 --network zoo/fashion_cnn --boxes missing.json": (
+        "--boxes must be an existing COCO file"
+    ),
+    "status . --stale -5": "--stale must be a positive number of seconds, got -5",
 }
 
 #: Those of a small network of five classes.
@@ -72,6 +111,37 @@ SMALL_NETWORK_ERRORS = {
     "visualize 1 --config pipe": "pipe must be a regular file, got a FIFO",
     "visualize 1 --config .": "must be a regular file, got a folder",
     "visualize 1 --config ./deep.yaml": "(maximum recursion depth exceeded",
+    "visualize --layer fetures.3 --channel 1": "did you mean 'features",
+    "visualize --layer features.3 --channel 12": "must be between 0 and 11, got 12",
+    "visualize --layer features.3 --channel a-b": "--channel must be numbers and ranges",
+    "visualize --layer features.3 --channel 5-3": "write 3-5",
+    "visualize --layer features.3 --channel 1 --neuron 9,9 --size 16": "must be between 0,0 and 3,3, got 9,9",
+    "visualize --layer features.3 --channel 1 --neuron left": "or center, got left",
+    "visualize --layer features.3 --neuron 1,1": "--neuron requires a channel",
+    "visualize --layer features.3 --channel 1 --axis feature": "axis requires a layer of tokens",
+    "visualize --layer head --channel 1 --neuron center": "neuron requires a layer with positions",
+    "visualize tarantula --layer features.3 --channel 1": "a run must have classes or a layer",
+    "visualize --neuron 1,1 --channel 1": "neuron and axis require a layer",
+    "visualize --channel 1 0": "--channel applies to objectives such as Channel",
+    f"visualize --layer features.3 --objective {__name__}.Brightest": (
+        "--objective must read a layer where a layer is given, got Brightest"
+    ),
+    f"visualize --layer features.3 --channel 1 --objective {OF_A_LAYER}": (
+        "--channel applies to objectives such as Channel, got Layer"
+    ),
+    f"visualize --layer features.3 --channel 1 --neuron center --objective {OF_A_LAYER}": (
+        "requires an objective with a Channel"
+    ),
+    "visualize 0 --vary '{seed: [1]}'": "of iterations and lr, got seed",
+    "visualize 0 --vary '{lr: [0]}'": "takes positive values",
+    "visualize 0 --vary '{lr: []}'": "takes positive values",
+    "visualize 0 --vary '{lr: [1, 0.5, 1.0]}'": "--vary must have different values",
+    "visualize 0 --vary '{iterations: [2.5]}'": "--vary must have whole numbers of iterations, got [2.5]",
+    "visualize 0 --vary '{lr: [x]}'": "vary",
+    "visualize 0 --step-rule lit_viz.attacks.PGD": "--step-rule must be an optimizer, got PGD: it is a part of Adv",
+    "visualize 0 --step-rule lit_viz.attacks.Square": "must be an optimizer, got Square: it is a part of Adv",
+    "visualize 0 --step-rule lit_viz.attributions.Gradient": "must be an optimizer, got Gradient: it is a part of Sal",
+    "visualize 0 --step-rule lit_viz.attributions.RISE": "must be an optimizer, got RISE: it is a part of SaliencyMap",
     "saliency nowhere.jpg": "there is no photograph or folder 'nowhere.jpg'",
     "saliency --config ./empty.yaml": "--images must be given, got none: try lit-viz saliency packaged:chelsea",
     "saliency p0.png --method smothgrad": "did you mean 'smoothgrad'",

@@ -23,40 +23,6 @@ def resolved(capsys: pytest.CaptureFixture[str], *words: str, lit_viz: Any, smal
     return yaml.safe_load(capsys.readouterr().out)["module"]["init_args"]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("saliency", "--steps", "3"), "--steps is not available: use --iterations"),
-        (("attack", "--epsilon=4/255"), "--epsilon is not available: use --eps"),
-        (("visualize", "--batch-size", "2"), "--batch-size is not available: use --slots"),
-        (("saliency", "--methods", "gradient"), "unrecognized option --methods; did you mean --method?"),
-        (("attack", "--attack", "pgd", "--lr", "0.1"), "--lr is not available: use --alpha"),
-        (
-            ("saliency", "--method.smoothgrad.sigma", "0.2"),
-            "unrecognized option --method.smoothgrad.sigma; did you mean --method?",
-        ),
-        (
-            ("saliency", "--method", "gradient,smoothgrad", "--method.smoothgrad.sgma", "0.2"),
-            "unrecognized option --method.smoothgrad.sgma; did you mean --method.smoothgrad.sigma?",
-        ),
-        (
-            ("visualize", "1", "--parameterization.decy", "0.5"),
-            "unrecognized option --parameterization.decy; did you mean --parameterization.decay?",
-        ),
-    ],
-)
-def test_option_names_of_other_tools_get_a_suggestion(
-    words: tuple[str, ...],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-    lit_viz: Any,
-    sentence: Any,
-    small_options: Any,
-) -> None:
-    lit_viz(*words, *small_options, expect=1)
-    assert sentence(capsys) == f"lit-viz: {message}"
-
-
 def test_lr_is_a_short_option(capsys: pytest.CaptureFixture[str], lit_viz: Any, small_options: Any) -> None:
     assert (
         resolved(capsys, "visualize", "1", "--lr", "0.3", lit_viz=lit_viz, small_options=small_options)["step_rule"][

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import lit_viz as lv
-from lit_viz.attacks import ATTACKS, Attack
-from lit_viz.attributions import ATTRIBUTIONS
 from lit_viz.errors import LitVizError
 from lit_viz.evidence.judges import installed_judges
 from lit_viz.networks import Network
@@ -79,24 +77,6 @@ class Still(StepRule):
         return x, state, never(x)
 
 
-@pytest.mark.parametrize("rule", [ATTACKS["pgd"], ATTACKS["square"], ATTRIBUTIONS["gradient"], ATTRIBUTIONS["rise"]])
-def test_attacks_and_saliency_methods_are_no_step_rules(
-    rule: type[StepRule],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    lit_viz: Any,
-    sentence: Any,
-    small_options: Any,
-) -> None:
-    words = ["visualize", "0", *small_options, "--step-rule", f"{rule.__module__}.{rule.__name__}"]
-    method = "AdversarialExample" if issubclass(rule, Attack) else "SaliencyMap"
-    message = f"--step-rule must be an optimizer, got {rule.__name__}: it is a part of {method}"
-    for options in (["--count"], ["--out", str(tmp_path / "runs" / "run")]):
-        lit_viz(*words, *options, expect=1)
-        assert sentence(capsys) == f"lit-viz: {message}"
-    assert not (tmp_path / "runs").exists()
-
-
 def test_a_rate_can_not_vary_where_the_rule_has_none(smooth: Network) -> None:
     with pytest.raises(LitVizError, match=r"^vary of lr requires a step rule with a learning rate, got Still"):
         lv.visualize(smooth, [1], iterations=2, step_rule=Still(), vary={"lr": [0.01, 0.5]})
@@ -136,31 +116,6 @@ def test_an_image_of_varied_options_is_that_of_a_run_of_its_own(smooth: Network)
     alone = lv.visualize(smooth, [0], views=1, step_rule="Adam", lr=0.4, iterations=9)
     assert (alone.images[0] - grid.images[3]).abs().max() <= 2 / 255  # arithmetic depends on the batch
     assert (alone.images[0] - grid.images[1]).abs().max() > 20 / 255
-
-
-@pytest.mark.parametrize(
-    ("vary", "text"),
-    [
-        ('{"seed": [1]}', "of iterations and lr, got seed"),
-        ('{"lr": [0]}', "takes positive values"),
-        ('{"lr": []}', "takes positive values"),
-        ('{"lr": [1, 0.5, 1.0]}', "--vary must have different values"),
-        ('{"iterations": [2.5]}', "--vary must have whole numbers of iterations, got [2.5]"),
-        ('{"lr": ["x"]}', "vary"),
-    ],
-)
-def test_invalid_varying_options_give_a_one_line_error(
-    vary: str,
-    text: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    lit_viz: Any,
-    sentence: Any,
-    small_options: Any,
-) -> None:
-    lit_viz("visualize", "0", *small_options, "--vary", vary, "--out", str(tmp_path / "run"), expect=1)
-    assert text in sentence(capsys)
-    assert not (tmp_path / "run").exists()
 
 
 def test_captions_of_images_of_one_class_have_iterations_and_seed(smooth: Network, tmp_path: Path) -> None:

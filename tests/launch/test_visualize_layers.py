@@ -19,7 +19,6 @@ from lit_viz.images.reading import read_png
 from lit_viz.launch.units import parse_place
 from lit_viz.methods.tasks import parse_channels
 from lit_viz.networks import Network
-from lit_viz.objectives import Objective, Outputs
 from tests.support.networks import smooth_network
 from tests.support.pages import blocks, read
 
@@ -150,59 +149,6 @@ def test_a_layer_is_passed_to_the_objective_of_a_configuration(
     assert printed["module"]["init_args"]["objective"] == written["module"]["init_args"]["objective"]
     assert printed["tasks"] == written["tasks"]
     assert (printed["tasks"]["init_args"]["layer"], printed["tasks"]["init_args"]["channel"]) == ("features.3", 2)
-
-
-def test_an_objective_that_takes_no_layer_is_not_replaced(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], few_options: Any, lit_viz: Any, sentence: Any
-) -> None:
-    of = ["--objective", "tests.launch.test_visualize_layers.Brightest"]
-    lit_viz("visualize", "--layer", "features.3", *of, *few_options, "--out", str(tmp_path / "run"), expect=1)
-    assert "--objective must read a layer where a layer is given, got Brightest" in sentence(capsys)
-    of = ["--objective", '{"class_path": "lit_viz.objectives.Layer", "init_args": {"layer": "features.0"}}']
-    words = ["--layer", "features.3", "--channel", "1"]
-    lit_viz("visualize", *words, *of, *few_options, "--out", str(tmp_path / "run"), expect=1)
-    assert "--channel applies to objectives such as Channel, got Layer" in sentence(capsys)
-    lit_viz("visualize", *words, "--neuron", "center", *of, *few_options, expect=1)
-    assert "requires an objective with a Channel" in sentence(capsys)
-    assert not (tmp_path / "run").exists()
-
-
-class Brightest(Objective):
-    """The largest logit."""
-
-    def __call__(self, outputs: Outputs) -> torch.Tensor:
-        return outputs.logits.amax(1)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--layer", "fetures.3", "--channel", "1"], "did you mean 'features"),
-        (["--layer", "features.3", "--channel", "12"], "must be between 0 and 11, got 12"),
-        (["--layer", "features.3", "--channel", "a-b"], "--channel must be numbers and ranges"),
-        (["--layer", "features.3", "--channel", "5-3"], "write 3-5"),
-        (["--layer", "features.3", "--channel", "1", "--neuron", "9,9"], "must be between 0,0 and 3,3, got 9,9"),
-        (["--layer", "features.3", "--channel", "1", "--neuron", "left"], "or center, got left"),
-        (["--layer", "features.3", "--neuron", "1,1"], "--neuron requires a channel"),
-        (["--layer", "features.3", "--channel", "1", "--axis", "feature"], "axis requires a layer of tokens"),
-        (["--layer", "head", "--channel", "1", "--neuron", "center"], "neuron requires a layer with positions"),
-        (["tarantula", "--layer", "features.3", "--channel", "1"], "a run must have classes or a layer"),
-        (["--neuron", "1,1", "--channel", "1"], "neuron and axis require a layer"),
-        (["--channel", "1", "0"], "--channel applies to objectives such as Channel"),
-    ],
-)
-def test_invalid_layer_options_give_a_one_line_error(
-    words: list[str],
-    message: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    few_options: Any,
-    lit_viz: Any,
-    sentence: Any,
-) -> None:
-    lit_viz("visualize", *words, *few_options, "--out", str(tmp_path / "run"), expect=1)
-    assert message in sentence(capsys)
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_layer_takes_the_place_of_the_classes_of_a_configuration(
