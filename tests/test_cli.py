@@ -145,22 +145,6 @@ def test_contents_of_a_run_folder(
     assert "figure.png" in message
 
 
-def test_the_record_describes_the_file(tmp_path: Path, lit_viz: Any, records: Any, small_options: Any) -> None:
-    """Re-read the PNG and classify it by the original network."""
-    from lit_viz.images.reading import read_photograph
-    from lit_viz.outputs import load_network
-    from tests.support.networks import NAMES, smooth_network
-
-    run = tmp_path / "run"
-    lit_viz("visualize", "2", *small_options, "--iterations", "12", "--out", str(run))
-    (record,) = records(run)
-    network = load_network(smooth_network(), labels=NAMES, mean=[0.5] * 3, std=[0.25] * 3, size=16)
-    picture = read_photograph(run / record["file"], network.size).pixels
-    logits = network.scores(picture[None])[0]
-    assert record["logit"] == pytest.approx(float(logits[2]), abs=1e-5)
-    assert record["probability"] == pytest.approx(float(logits.softmax(0)[2]), abs=1e-5)
-
-
 def test_a_run_that_fails_in_its_first_step_leaves_no_folder(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -436,15 +420,6 @@ def test_packaged_configurations_parse_and_have_a_header(path: Path) -> None:
     form = read_config(command, path)
     assert form.module["class_path"] in command.modules
     assert list(form.parts()) or path.stem == "auto"  # whose method follows from the network
-
-
-def test_unknown_options_in_python(tmp_path: Path) -> None:
-    import lit_viz as lv
-
-    with pytest.raises(LitVizError, match="did you mean 'views'"):
-        lv.visualize("efficientnet_lite0", "tarantula", veiws=3)
-    with pytest.raises(LitVizError, match=r"^model__views is not an argument of .*; did you mean 'views'\?$"):
-        lv.visualize("efficientnet_lite0", "tarantula", model__views=3)
 
 
 # -- interruption

@@ -326,6 +326,7 @@ def test_lists_of_rates_and_iterations_are_a_task_for_each() -> None:
     [
         ("itrations", "did you mean 'iterations'"),
         ("epsilon", "use eps"),
+        ("model__alpha", "did you mean 'alpha'"),
         ("steps", "use iterations"),
         ("targets", "use target"),
         ("check", "use captum"),

@@ -82,10 +82,6 @@ def test_python_options_have_the_same_names_and_suggestions(smooth: Network, tmp
     lv.attack(smooth, IMAGE, label=[0], lr=0.3, iterations=1, out=tmp_path / "attack", wandb="disabled")
     config = yaml.safe_load((tmp_path / "attack" / "config.yaml").read_text())
     assert config["module"]["init_args"]["attack"]["init_args"]["lr"] == 0.3
-    with pytest.raises(LitVizError, match=r"^epsilon is not an argument of .*: use eps$"):
-        lv.attack(smooth, IMAGE, label=[0], attack="pgd", epsilon=0.1)
-    with pytest.raises(LitVizError, match=r"^steps is not an argument of .*: use iterations$"):
-        lv.saliency(smooth, IMAGE, target=1, steps=3)
     with pytest.raises(LitVizError, match=r"^batch_size is not an argument of .*: use slots$"):
         lv.visualize(smooth, [1], batch_size=3)
     with pytest.raises(LitVizError, match="lr is not an argument of AdversarialExample or PGD: use alpha"):
