@@ -83,7 +83,7 @@ class Evaluator:
             goals["members"] = to_device(self._members() * len(rows), x.device)
             goals |= self.view_goals
             final = activations.get(FINAL)
-            logits = self.rule.logits(logits, goals)
+            logits = self.rule.logits(logits, goals, final)
             if final is not None:
                 final = self.rule.logits(final, goals)
             outputs = Outputs(logits, activations=activations, inputs=self.views, **goals)

@@ -146,13 +146,14 @@ class DecisionRule:
         """
         raise LitVizError("goal applies to scores that do not exclude each other: give target or label")
 
-    def logits(self, scores: Tensor, goals: Mapping[str, Tensor]) -> Tensor:
+    def logits(self, scores: Tensor, goals: Mapping[str, Tensor], final: Tensor | None = None) -> Tensor:
         """Return logits ``(N, K)`` of the decision on the goal of each row of scores ``(N, K)``.
 
         Args:
             scores: of exclusive classes they are the logits.
             goals: ``targets`` ``(N,)``; if there are any, ``thresholds`` ``(N,)`` that divide success from failure, and
                 ``against`` ``(N,)``, classes to leave.
+            final: scores ``(N, K)`` that success depends on; the given ones by default.
         """
         return scores
 
@@ -195,8 +196,8 @@ class IndependentRule(DecisionRule):
             return {text: Goal(is_upward=True, leaves_label=True)}
         return {text: Goal(is_upward=text == "appear")} if text in self.goals else {}
 
-    def logits(self, scores: Tensor, goals: Mapping[str, Tensor]) -> Tensor:
-        return decision_logits(scores, goals["targets"], goals.get("thresholds"), goals.get("against"))
+    def logits(self, scores: Tensor, goals: Mapping[str, Tensor], final: Tensor | None = None) -> Tensor:
+        return decision_logits(scores, goals["targets"], goals.get("thresholds"), goals.get("against"), final)
 
 
 class NumberRule(IndependentRule):
@@ -265,7 +266,11 @@ def finite_number(text: str) -> float | None:
 
 
 def decision_logits(
-    scores: Tensor, labels: Tensor, thresholds: Tensor | None = None, against: Tensor | None = None
+    scores: Tensor,
+    labels: Tensor,
+    thresholds: Tensor | None = None,
+    against: Tensor | None = None,
+    final: Tensor | None = None,
 ) -> Tensor:
     """Return logits ``(N, K)`` of the decisions on one score per row, where scores do not exclude each other.
 
@@ -278,14 +283,25 @@ def decision_logits(
         thresholds: ``(N,)``; 0 by default.
         against: ``(N,)`` int64, a score that must be negative as well, so that z is the smaller one of two margins; -1
             for none.
+        final: scores ``(N, K)`` by which the smaller margin is chosen; the given ones by default. Scores that are upper
+            bounds of them would choose the label long after it is left, and never the target.
     """
     if scores.shape[1] == 1:
         scores = torch.cat([scores, torch.zeros_like(scores)], dim=1)
-    margins = scores.gather(1, labels[:, None])
-    if thresholds is not None:
-        margins = margins - thresholds[:, None].to(margins)
+    margins = _margins(scores, labels, thresholds)
     if against is not None:
-        of_other = -scores.gather(1, against.clamp(min=0)[:, None])
-        margins = torch.where((against >= 0)[:, None], torch.minimum(margins, of_other), margins)
+        others = against.clamp(min=0)
+        of_other = -_margins(scores, others)
+        decisive = scores if final is None else final
+        is_other = -_margins(decisive, others) < _margins(decisive, labels, thresholds)
+        margins = torch.where((against >= 0)[:, None] & is_other, of_other, margins)
     decisions = torch.full_like(scores, -1e9).scatter(1, (labels[:, None] + 1) % scores.shape[1], 0.0)
     return decisions.scatter(1, labels[:, None], margins)
+
+
+def _margins(scores: Tensor, labels: Tensor, thresholds: Tensor | None = None) -> Tensor:
+    """Return how far the scores of labels are above the thresholds ``(N, 1)``."""
+    margins = scores.gather(1, labels[:, None])
+    if thresholds is None:
+        return margins
+    return margins - thresholds[:, None].to(margins)

@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from torch import Tensor, nn
 
 import lit_viz as lv
+from lit_viz.attacks import PGD
 from lit_viz.attacks.norms import LINF
 from lit_viz.attributions import GradCAM
 from lit_viz.evidence.attacks.files import RecordedFile
@@ -63,6 +64,19 @@ def test_an_image_that_only_the_score_accepts_is_attacked_until_the_final_scores
     assert record["success_file"] is True
     assert float(net.scores(run.images, final=True)[0, 0]) > 0
     assert record["probability_before"] == pytest.approx(float(torch.tensor(-0.8).sigmoid()), abs=0.01)
+
+
+def test_the_goal_become_raises_the_target_once_the_final_scores_leave_the_label() -> None:
+    """The score of the label remains positive, far above its final one, which is negative after an update."""
+    net = bright(Peak())
+    image = torch.full((1, 3, 8, 8), 0.4)
+    image[:, 0, 0, 0] = 0.55
+    attack = PGD(eps="64/255", alpha="8/255", random_start=False)
+    run = lv.attack(net, image, target="green", label="red", goal="become", attack=attack, iterations=20)
+    red, green, _ = net.scores(run.images, final=True)[0].tolist()
+    assert run.records[0].success_file is True
+    assert red < 0 < green
+    assert float(net.scores(run.images)[0, 0]) > 0
 
 
 def test_an_image_that_meets_the_goal_by_its_final_scores_is_skipped() -> None:
