@@ -40,7 +40,7 @@ class GradCAM(Gradient):
             attention (the first norm of the last block), because only the class token reaches the score after it; in
             timm's ``SwinTransformer`` it is the last norm, which gives the CAM of Zhou et al. 2016. In detectors it is
             the last layer of the backbone on which its maps of all scales depend, or without a module ``backbone`` the
-            last layer on which the candidates of all scales depend.
+            last layer before the scores on which the candidates of all scales depend.
         relu: keep positive values only; otherwise the map is signed.
         reshape: function from the output of the layer to feature maps ``(N, C, h, w)``, or ``module:function``. Not
             required for feature maps, channels-last maps ``(N, h, w, C)`` and tokens ``(N, T, C)``, of which the last
@@ -247,7 +247,8 @@ def _last_of_backbone(network: Network, backbone: str, layouts_by_name: Mapping[
 def _last_of_candidates(network: Network, layouts_by_name: Mapping[str, Layout]) -> str:
     """Return the last layer with feature maps on which the candidates of a detector depend, whatever their scale.
 
-    Candidates of a scale follow each other, so that some at equal distances are of all scales.
+    Candidates of a scale follow each other, so that some at equal distances are of all scales. Maps of the scores
+    themselves are left out.
     """
     names: list[str] = []
     for name, layout in layouts_by_name.items():
@@ -257,11 +258,12 @@ def _last_of_candidates(network: Network, layouts_by_name: Mapping[str, Layout])
     with torch.enable_grad(), state_preserved(network.original) as module, reading(module, names) as read:
         (candidates, *_), _ = network.output.returned(module, network.normalize(images))
     outputs = {name: output for name, output in read.outputs.items() if output.requires_grad}
-    for row in torch.linspace(0, len(candidates.log_odds) - 1, _CANDIDATES).long().tolist():
-        score = candidates.log_odds[row].sum()
+    rows, classes = candidates.log_odds.shape
+    for row in torch.linspace(0, rows - 1, _CANDIDATES).long().tolist():
+        score = candidates.log_odds[row, 0]
         gradients = torch.autograd.grad(score, [*outputs.values()], retain_graph=True, allow_unused=True)
         for name, gradient in zip(list(outputs), gradients, strict=True):
-            if gradient is None or not bool(gradient.any()):
+            if gradient is None or not bool(gradient.any()) or _is_head(gradient, classes):
                 del outputs[name]
     if not outputs:
         raise LitVizError(
@@ -269,6 +271,16 @@ def _last_of_candidates(network: Network, layouts_by_name: Mapping[str, Layout])
             "give layer"
         )
     return [*outputs][-1]
+
+
+def _is_head(gradient: Tensor, classes: int) -> bool:
+    """Return whether maps are the scores of K classes, by the gradient of the score of a class in a candidate.
+
+    It is at one place, and of one channel (a sigmoid for each class), two (with an objectness), K or K + 1 (a softmax).
+    """
+    is_used = gradient[0] != 0
+    channels = int(is_used.flatten(1).any(1).sum())
+    return int(is_used.any(0).sum()) == 1 and channels in (1, 2, classes, classes + 1)
 
 
 def _depends(value: Tensor, activation: Tensor) -> bool:

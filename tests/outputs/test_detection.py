@@ -311,6 +311,31 @@ def test_grad_cam_reads_the_last_maps_on_which_the_candidates_of_all_scales_depe
     assert torch.allclose(torch.as_tensor(run.maps[0]), expected, atol=1e-3 * float(expected.max()))
 
 
+class Colors(nn.Module):
+    """A head of one scale, whose maps are log-odds of two classes, after maps of 8 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.heat = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heat: Tensor = self.heat(self.stem(x).tanh())
+        return heat
+
+
+def read_colors(returned: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    log_odds = returned.flatten(2).transpose(1, 2)
+    return torch.tensor([0.0, 0.0, 8.0, 8.0]).expand(*log_odds.shape[:2], 4), log_odds
+
+
+def test_grad_cam_reads_the_maps_before_those_of_the_scores() -> None:
+    torch.manual_seed(0)
+    net = lv.load_network(Colors().eval(), output=Detection(read=read_colors), size=SIDE, mean=0.5, std=0.25)
+    run = lv.saliency(net, torch.rand(1, 3, SIDE, SIDE), target=1, method="grad_cam", captum="none")
+    assert run.records[0].layer == "stem"
+
+
 def suppressed(boxes: Tensor, log_odds: Tensor, suppression: float) -> list[list[int]]:
     """Return the detections of each class that are left by greedy suppression."""
     left: list[list[int]] = []
