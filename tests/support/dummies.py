@@ -539,6 +539,61 @@ run = lv.saliency(net, "packaged:astronaut")
     },
 )
 
+READER = Dummy(
+    "a reader of detections",
+    "dummy_reader",
+    {
+        "lit_viz/outputs/dummy_reader.py": '''
+            """Detections of points, with a box of a pixel each."""
+
+            from typing import Any
+
+            import torch
+            from torch import Tensor
+
+
+            def read_points(returned: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+                """Return boxes and log-odds of ``points`` ``(N, M, 2)``, relative to the input, and ``log_odds``."""
+                height, width = size
+                points = returned["points"] * returned["points"].new_tensor([width, height])
+                return torch.cat([points, points + 1], -1), returned["log_odds"]
+        ''',
+        "tests/outputs/test_dummy_reader.py": '''
+            """Points in a box."""
+
+            import torch
+
+            import lit_viz as lv
+            from lit_viz.outputs import Detection
+
+
+            class DummyPoints(torch.nn.Module):
+                def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+                    points = torch.tensor([[0.5, 0.25], [0.0, 0.0]]).to(x)
+                    return {"points": points.expand(len(x), -1, -1), "log_odds": x[:, :2, 4, :2] - 0.25}
+
+
+            def test_the_score_is_that_of_the_point_in_the_box() -> None:
+                net = lv.load_network(DummyPoints().eval(), output=Detection((4, 2, 5, 3)), size=8, mean=0.0, std=1.0)
+                x = torch.rand(2, 3, 8, 8, requires_grad=True)
+                torch.testing.assert_close(net.scores(x), x[:, 0, 4, :2].detach() - 0.25)
+                (gradient,) = torch.autograd.grad(net(x)[:, 1].sum(), x)
+                expected = torch.zeros_like(x)
+                expected[:, 0, 4, 1] = 1
+                torch.testing.assert_close(gradient, expected)
+        ''',
+    },
+    {
+        "lit_viz/outputs/detection.py": {
+            TOP: "from lit_viz.outputs.dummy_reader import read_points\n",
+            "            return read_dense_head\n": """        if isinstance(returned, dict) and "points" in returned:
+            return read_points
+""",
+        },
+        "docs/any_network.md": {"RF-DETR of transformers; heads `(N, 4 + K, M)`": "; dummies"},
+    },
+)
+
 PROBE = Dummy(
     "a probe",
     "dummy_probe",
@@ -614,6 +669,7 @@ DUMMIES = (
     METHOD,
     LOGGER,
     OUTPUT,
+    READER,
     PROBE,
     ZOO_NETWORK,
 )
