@@ -216,6 +216,20 @@ def test_a_note_states_where_the_derivative_could_not_be_verified() -> None:
     )
 
 
+def rounded(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Detect as a network that returns float32 whatever it computes in, as OWL-ViT."""
+    returned: dict[str, Tensor] = network(x)
+    return {name: value.float() for name, value in returned.items()}
+
+
+def test_rounding_to_float32_is_no_wrong_gradient() -> None:
+    torch.manual_seed(0)
+    net = lv.load_network(
+        Around(Polar(), rounded).eval(), output=Detection(read=read_polar), size=32, mean=0.0, std=1.0, labels=["cat"]
+    )
+    assert net.output.note is None
+
+
 def dictionary_of(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """Return the dictionary of the original DETR and RF-DETR."""
     returned = network(x)
