@@ -16,8 +16,8 @@ from scripts import questions, recipes, zoo_figures
 from scripts.gallery import Card, cards
 
 ROOT = Path(__file__).parents[1]
-#: Pages with figures that no single command makes: of several runs, and of a block of Python.
-WITHOUT_COMMANDS = [ROOT / "docs" / "compare.md", ROOT / "docs" / "any_network.md"]
+#: Pages with figures that no single command makes: of several runs, and of blocks of Python.
+WITHOUT_COMMANDS = [ROOT / "docs" / name for name in ("compare.md", "any_network.md", "answers.md")]
 PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").glob("*.md")} - {*WITHOUT_COMMANDS})]
 #: Configurations without an image: they need large downloads or files of the user.
 WITHOUT_CARD = {"visualize/vgg16", "saliency/vgg16", "attack/vgg16", "visualize/vit", "visualize/small", "saliency/vit"}

@@ -525,9 +525,13 @@ class Answer(Output):
     def read(self, network: nn.Module, images: Tensor, normalize: Callable[[Tensor], Tensor]) -> list[str]:
         levels = normalize(images).mul(255).round().clamp(0, 255).byte()
         longest = max([len(ids) for ids in self._ids]) + self._forced + 1
+        tokens = max(_MOST_TOKENS, longest)
+        places = token_places(network)
+        if places is not None:  # the text with its end is an answer later
+            tokens = max(min(tokens, places - self._prefix.shape[1]), 1)
         texts = []
         for n in range(len(levels)):
-            generated = self._generate(network, levels[n : n + 1], max_new_tokens=max(_MOST_TOKENS, longest))
+            generated = self._generate(network, levels[n : n + 1], max_new_tokens=tokens)
             texts.append(self._decoded(generated.sequences[0, self._prefix.shape[1] :]))
         return texts
 
@@ -621,6 +625,17 @@ def image_tokens(network: nn.Module, processor: Any) -> set[int]:
     return found
 
 
+def token_places(network: Any) -> int | None:
+    """Return how many tokens a text network has places for; None if there is no limit."""
+    places = getattr(_text_config(network), "max_position_embeddings", None)
+    return places if isinstance(places, int) else None
+
+
+def _text_config(network: Any) -> Any:
+    config = network.config
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
 def end_tokens(network: nn.Module, tokenizer: Any) -> list[int]:
     """Return the tokens at which generation ends; that of the tokenizer is the first.
 
@@ -628,7 +643,7 @@ def end_tokens(network: nn.Module, tokenizer: Any) -> list[int]:
         LitVizError: there is none.
     """
     config: Any = network.config
-    text_config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    text_config = _text_config(network)
     ends = getattr(getattr(network, "generation_config", None), "eos_token_id", None)
     if getattr(config, "model_type", None) == "blip":  # which ends at another token than its configuration names
         ends = text_config.sep_token_id

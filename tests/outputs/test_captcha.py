@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
@@ -16,6 +17,7 @@ import lit_viz as lv
 from lit_viz.networks.onnx_file import read_onnx
 from lit_viz.outputs import ReadText
 from tests.support.networks import Around
+from tests.support.pages import DOCS, blocks, read, run
 from tests.support.readers import attacked_file, letter_columns
 
 WORDS = ("2CWK", "7XP3", "KT4M", "HELLO")
@@ -79,3 +81,28 @@ def test_an_attack_is_read_as_another_word_by_the_package(
     net = load(recognizer, whisperer, ["2CWK", "2CAT"])
     file = attacked_file(net, rendered("2CWK"), "2CWK", "2CAT", tmp_path / "run")
     assert whisperer.recognize(file) == "2CAT"
+
+
+def test_the_page_has_the_readings_of_the_package(
+    whisperer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    network, letters, attack = blocks(read("answers.md").partition("\n## A recognizer of text\n")[2])
+    names = run(network, "docs/answers.md")
+    assert lv.read(names["net"], ["2CWK.png", "3141.png"]) == ["2CWK", "3747"]
+    run(letters, "docs/answers.md", names)
+    assert [record.text for record in names["run"].records] == ["3747"] * 4
+    pixels = np.array(Image.open("3141.png"))
+    ground = pixels[0, 0]
+    for place in (1, 3):  # both sevens
+        brightest = np.argsort(np.asarray(names["run"].maps[place]).ravel())[-19:]
+        pixels.reshape(-1, 3)[brightest] = ground
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    assert whisperer.recognize(file.getvalue()) == "3141"
+    run(attack, "docs/answers.md", names)
+    (record,) = names["run"].records
+    assert (record.text_before, record.text, record.success_file) == ("2CWK", "2CAT", True)
+    saved = names["run"].save(tmp_path / "attack")
+    assert whisperer.recognize(tmp_path / "attack" / str(saved.records[0].file)) == "2CAT"
+    assert all((DOCS / "images" / f"answers_{name}.jpg").stat().st_size < 150_000 for name in ("letters", "attack"))
