@@ -59,6 +59,7 @@ _MOST_MAGNIFIED = 60  # more images have one dot per pixel, if that is legible
 _WHITE = 250  # 8-bit level from which a pixel is not distinguishable from the page
 _BOX_LINE = 1.6  # width of the outline of a box in points
 _MOST_BOXES = 10  # detected ones, the most confident, are drawn
+_NAME_HEIGHT = 0.1  # share of the height of an image that the name of a box needs above it
 _FRAME = 0.5  # line width in points
 _ROUNDING = 1e-6  # in dots: Matplotlib before 3.11 rounds sizes of images up, and those of pages down
 _HINTING = 1.04  # width of a long line of small text as drawn, relative to the measured outlines
@@ -180,11 +181,22 @@ def boxed(record: Record, boxes: Sequence[NamedBox] | None) -> Callable[[Axes], 
             region(axes)
         for box in boxes[:_MOST_BOXES]:
             outline(axes, box["box"], COLORS[2], "--")
-            x0, y0 = box["box"][:2]
-            name = f"{box['label']} {box['score']:.2f}"
-            axes.text(x0, y0, name, fontsize=SMALL, color=COLORS[2], va="bottom", clip_on=True)
+            _name_box(axes, box)
 
     return draw
+
+
+def _name_box(axes: Axes, box: NamedBox) -> None:
+    """Write name and score above a box, or in it at the upper edge of the image; right-aligned in its right half."""
+    width, height = axes.get_xlim()[1], axes.get_ylim()[0]
+    x0, y0, x1, _ = box["box"]
+    name = f"{box['label']} {box['score']:.2f}"
+    x, y, alignment, vertical = max(x0, 0.0), y0, "left", "bottom"
+    if x0 > width / 2:
+        x, alignment = min(x1, width), "right"
+    if y0 < height * _NAME_HEIGHT:
+        y, vertical = max(y0, 0.0), "top"
+    axes.text(x, y, name, fontsize=SMALL, color=COLORS[2], ha=alignment, va=vertical, clip_on=True)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor, nn
 
@@ -17,9 +19,11 @@ from lit_viz.attacks.norms import LINF
 from lit_viz.attributions import GradCAM
 from lit_viz.evidence.attacks.files import RecordedFile
 from lit_viz.evidence.attacks.mismatches import mismatches
+from lit_viz.figures.layout import boxed
 from lit_viz.images.reading import read_png
 from lit_viz.outputs import Detection, Output, as_output
 from lit_viz.outputs.detectors import Candidates
+from lit_viz.runs.records import AdversarialRecord, NamedBox
 from lit_viz.types import Task
 from lit_viz.utils.parts import plain_arguments
 from tests.support.detectors import FAMILIES, NAMES, SIDE, detector, torchvision_detector
@@ -499,6 +503,22 @@ def test_classes_vanish_appear_and_become_others_in_a_box(goal: str, tmp_path: P
     drawn = [text.get_text() for text in run.figure().findobj(Text)]
     assert sum(text.startswith("cat 0.") for text in drawn) >= 2
     assert run.check()
+
+
+def test_names_of_boxes_at_the_edges_are_on_the_image() -> None:
+    boxes = [NamedBox(label="cat", score=0.5, box=box) for box in ([0, 0, 64, 64], [40, 30, 70, 60], [-3, 20, 20, 40])]
+    figure = Figure(figsize=(3, 3), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow([[0.0] * 64] * 64)
+    draw = boxed(AdversarialRecord.of(Task(0, "", 0), attack="pgd"), boxes)
+    assert draw is not None
+    draw(axes)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for text in axes.texts:
+        drawn = text.get_window_extent(renderer)
+        assert drawn.x0 >= -1
+        assert drawn.x1 <= 301
+        assert drawn.y1 <= 301
 
 
 def test_a_goal_that_an_image_meets_is_named() -> None:
