@@ -180,11 +180,13 @@ class OutcomeVerifier(Generic[AnyMethod, R, E]):
     @classmethod
     def scalars(cls, records: Sequence[R], evidence: E) -> dict[str, float]:
         """Return the numbers by which runs are compared in a logger: their cost and the results of the evidence."""
-        return {
-            "cost/forwards": sum(record.forwards or 0 for record in records),
-            "cost/backwards": sum(record.backwards or 0 for record in records),
-            "cost/seconds": sum(record.seconds or 0.0 for record in records),
-        }
+        forwards = backwards = 0
+        seconds = 0.0
+        for record in records:  # once: stored records are read at each pass
+            forwards += record.forwards or 0
+            backwards += record.backwards or 0
+            seconds += record.seconds or 0.0
+        return {"cost/forwards": forwards, "cost/backwards": backwards, "cost/seconds": seconds}
 
     @classmethod
     def test_numbers(cls, module: AnyMethod, results: Sequence[Result]) -> dict[str, float]:

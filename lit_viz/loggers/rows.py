@@ -129,9 +129,9 @@ class FolderRows:
     def results(self) -> RunResults:
         """Return the results of a complete run."""
         records = self.folder.records()
-        last = max((record.iterations or 0 for record in records), default=0)
         evidence = self.folder.evidence(self.verifier.evidence_class)
-        summary = _summary(records)
+        summary = _summary(records)  # checks all records
+        last = max((values.get("iterations") or 0 for values in records.values()), default=0)
         summary.update(self.verifier.scalars(records, evidence))
         items = self.presentation.evidence_items(evidence, records)
         return RunResults(self.folder, self.hyperparameters(), items, summary, last)

@@ -548,8 +548,10 @@ def contrast_fields(task: Task, objective: Objective) -> dict[str, Any]:
 def check_gamma(tasks: Sequence[Task], objective: Objective) -> None:
     """Raise an error for a weight of classes to contrast the targets with, if no task has one."""
     gamma = getattr(objective, "gamma", 1)
+    if gamma == 1:
+        return
     has_none = all(task.against is None for task in tasks if task.error is None)
-    require(gamma == 1 or not has_none, "gamma requires against", gamma, hint="give the class to contrast with")
+    require(not has_none, "gamma requires against", gamma, hint="give the class to contrast with")
 
 
 def with_gamma(task: Task, objective: Objective) -> Task:
