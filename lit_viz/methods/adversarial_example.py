@@ -17,7 +17,7 @@ from lit_viz.errors import LitVizError, find_part
 from lit_viz.images.rendering import MAGNIFIED, difference
 from lit_viz.images.transforms import Compose, Transform
 from lit_viz.methods.goals import check_goals, check_numbers, resolve_goal
-from lit_viz.methods.photographs import LOGITS, AttackTraining, check_goal, is_targeted
+from lit_viz.methods.photographs import LOGITS, AttackTraining, check_goal, is_targeted, said_columns
 from lit_viz.networks import Network, as_network
 from lit_viz.objectives import Margin, Outputs
 from lit_viz.optim import Evaluation
@@ -93,10 +93,11 @@ class AdversarialExample(AttackTraining):
         return task
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
-        evaluation = self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
+        with self.network.output.about(said_columns([self.slots.tasks[n] for n in rows])):
+            evaluation = self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
+            if not self._tests_views:
+                evaluation.logits = self._decisions(self._logits(x, rows, network), rows)
         tests_random_views = self._tests_views and bool(self.transforms.transforms)
-        if not self._tests_views:
-            evaluation.logits = self._decisions(self._logits(x, rows, network), rows)
         if not tests_random_views:
             self.store_photograph_logits(x, rows, evaluation)
         goals = self.slots.goals(rows, x.device)

@@ -453,6 +453,16 @@ def _with_goal(tiles: Sequence[Task], scores: Tensor | None, labels: Sequence[st
     return with_goal
 
 
+def said_columns(tasks: Sequence[Task]) -> list[int] | None:
+    """Return the index of the text that the network says of each photograph; None unless all tasks are of their own."""
+    columns: list[int] = []
+    for task in tasks:
+        if task.label_source != SAID or task.goal is None or task.against is not None:
+            return None
+        columns.append(task.goal)
+    return columns
+
+
 def needs_logits(task: Task) -> bool:
     """Return whether label, target or contrasted class of a task depend on the logits of its photograph."""
     return (

@@ -28,11 +28,11 @@ from lit_viz.methods.goals import check_numbers
 from lit_viz.methods.photographs import (
     LOGITS,
     RUNNER_UP,
-    SAID,
     PhotographTraining,
     check_gamma,
     contrast_fields,
     resolve,
+    said_columns,
     with_gamma,
 )
 from lit_viz.networks import Network, as_network
@@ -256,12 +256,7 @@ class SaliencyMap(PhotographTraining):
         return self.is_half or (is_open and super().needs_original(task))
 
     def own_columns(self, tasks: Sequence[Task]) -> list[int] | None:
-        columns: list[int] = []
-        for task in tasks:
-            if task.label_source != SAID or task.goal is None or task.against is not None:
-                return None
-            columns.append(task.goal)
-        return columns
+        return said_columns(tasks)
 
     def cost(self, tasks: Sequence[Task]) -> tuple[int, int]:
         """Return the number of batches of evaluations, and the maximum number of evaluations."""

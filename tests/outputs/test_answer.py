@@ -409,6 +409,39 @@ def test_a_photograph_is_scored_on_its_own_text_only(
     assert [len(record.top5) for record in run.records[1:]] == [1, 1]
 
 
+@pytest.mark.filterwarnings("ignore:1 skipped of")
+def test_an_attack_scores_each_photograph_on_its_own_text(
+    captioner: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = lv.load_network(str(captioner), output="answer")
+
+    def attacked() -> lv.Run:
+        return lv.attack(net, photographs, attack="pgd", goal="vanish", eps="1/255", iterations=3)
+
+    scored: list[int] = []
+    forced = Answer._forced_logits
+
+    def counting(self: Answer, network: Any, arguments: Any, ids: Tensor, images: int, encoded: Any) -> Any:
+        scored.append(images)
+        return forced(self, network, arguments, ids, images, encoded)
+
+    monkeypatch.setattr(Answer, "_forced_logits", counting)
+    own = attacked()
+    texts_of_own = sum(scored)
+    scored.clear()
+    monkeypatch.setattr("lit_viz.methods.adversarial_example.said_columns", lambda tasks: None)
+    whole = attacked()
+    forwards = sum(record.forwards for record in own.records[1:])
+    assert forwards == sum(record.forwards for record in whole.records[1:])
+    # Each forward scores one text of two less, but for the first of each photograph, on the original network.
+    assert sum(scored) - texts_of_own == forwards - 2
+    for record, expected in zip(own.records, whole.records, strict=True):
+        assert (record.status, record.text, record.top5) == (expected.status, expected.text, expected.top5)
+        assert record.success_file is expected.success_file
+    for image, expected in zip(own.images[1:], whole.images[1:], strict=True):
+        assert torch.equal(torch.as_tensor(image), torch.as_tensor(expected))
+
+
 def test_tokens_of_a_target(captioner: Path, photographs: Path) -> None:
     net = lv.load_network(str(captioner), output=Answer(per="token"))
     run = lv.saliency(net, photographs / "3.png", target="a red car", method="gradient", captum="none")
