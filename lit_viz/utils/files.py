@@ -164,6 +164,9 @@ def check_format(owner: str, found: object) -> None:
     Raises:
         LitVizError: it is another one than :data:`FORMAT`.
     """
+    is_scalar = found is None or isinstance(found, (int, float, str))
+    if not is_scalar:  # of a damaged checkpoint: the comparison of a tensor has no truth value
+        found = f"a value of type {type(found).__name__}"
     if found != FORMAT:
         raise LitVizError(f"{owner} must have format {FORMAT}, got {found}: use the release of lit_viz that wrote it")
 

@@ -53,6 +53,12 @@ def test_entries_of_other_types_are_damage(changes: dict[str, Any], part: str) -
         check_run_state({**GOOD_STATE, **changes})
 
 
+@pytest.mark.parametrize("found", ["x", [2], torch.ones(2), torch.zeros(9, 9)])
+def test_a_format_of_another_type_is_another_format(found: Any) -> None:
+    with pytest.raises(LitVizError, match=r"^the checkpoint must have format 2, got .*: use the release"):
+        check_run_state({**GOOD_STATE, "format": found})
+
+
 @pytest.mark.parametrize("state", [None, "x", [], {}])
 def test_a_checkpoint_without_the_state_of_a_run_is_damage(state: Any) -> None:
     with pytest.raises(LitVizError, match="its entry of the state of the run"):
