@@ -226,12 +226,25 @@ def rounded(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {name: value.float() for name, value in returned.items()}
 
 
-def test_rounding_to_float32_is_no_wrong_gradient() -> None:
+@pytest.mark.parametrize(("is_rounded", "forwards"), [(False, 2), (True, 4)])
+def test_rounding_to_float32_is_no_wrong_gradient(
+    is_rounded: bool, forwards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second step of the difference is computed where the first is another number than the gradient."""
+    evaluated: list[Tensor] = []
+    without_graph = Detection.without_graph
+
+    def counting(self: Detection, exact: nn.Module, x: Tensor) -> Tensor:
+        evaluated.append(x)
+        return without_graph(self, exact, x)
+
+    monkeypatch.setattr(Detection, "without_graph", counting)
     torch.manual_seed(0)
-    net = lv.load_network(
-        Around(Polar(), rounded).eval(), output=Detection(read=read_polar), size=32, mean=0.0, std=1.0, labels=["cat"]
-    )
+    network = Around(Polar(), rounded) if is_rounded else Polar()
+    output = Detection(read=read_polar)
+    net = lv.load_network(network.eval(), output=output, size=32, mean=0.0, std=1.0, labels=["cat"])
     assert net.output.note is None
+    assert sum(x.dtype == torch.float64 for x in evaluated) == forwards
 
 
 def dictionary_of(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
