@@ -224,12 +224,18 @@ def _last_spatial(network: Network, layouts_by_name: Mapping[str, Layout]) -> st
     )
 
 
+def _feature_maps(layouts_by_name: Mapping[str, Layout]) -> list[str]:
+    """Return the layers with feature maps of several rows and columns, in forward order."""
+    names: list[str] = []
+    for name, layout in layouts_by_name.items():
+        if layout.kind == "maps" and min(layout.shape[1:]) > 1:
+            names.append(name)
+    return names
+
+
 def _last_of_backbone(network: Network, backbone: str, layouts_by_name: Mapping[str, Layout]) -> str:
     """Return the last layer with feature maps inside a backbone on which all maps that the backbone returns depend."""
-    names = []
-    for name, layout in layouts_by_name.items():
-        if in_module(name, backbone) and layout.kind == "maps" and min(layout.shape[1:]) > 1:
-            names.append(name)
+    names = [name for name in _feature_maps(layouts_by_name) if in_module(name, backbone)]
     returned: list[Tensor] = []
 
     def read(name: str, module: nn.Module, args: Any, output: Any) -> None:
@@ -250,10 +256,7 @@ def _last_of_candidates(network: Network, layouts_by_name: Mapping[str, Layout])
     Candidates of a scale follow each other, so that some at equal distances are of all scales. Maps of the scores
     themselves are left out.
     """
-    names: list[str] = []
-    for name, layout in layouts_by_name.items():
-        if layout.kind == "maps" and min(layout.shape[1:]) > 1:
-            names.append(name)
+    names = _feature_maps(layouts_by_name)
     images = probe_images(network.channels, network.size)[:1].requires_grad_()
     with torch.enable_grad(), state_preserved(network.original) as module, reading(module, names) as read:
         (candidates, *_), _ = network.output.returned(module, network.normalize(images))
