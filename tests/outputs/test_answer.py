@@ -374,23 +374,27 @@ def test_each_token_of_different_texts_has_a_map(
     assert lv.check(tmp_path / "run")
 
 
-def test_a_photograph_is_scored_on_its_own_text_only(
-    captioner: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows: list[int] = []
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the number of images each time that a text is scored."""
+    counts: list[int] = []
     forced = Answer._forced_logits
 
     def counting(self: Answer, network: Any, arguments: Any, ids: Tensor, images: int, encoded: Any) -> Any:
-        rows.append(images)
+        counts.append(images)
         return forced(self, network, arguments, ids, images, encoded)
 
     monkeypatch.setattr(Answer, "_forced_logits", counting)
+    return counts
+
+
+def test_a_photograph_is_scored_on_its_own_text_only(captioner: Path, photographs: Path, scored: list[int]) -> None:
     net = lv.load_network(str(captioner), output=Answer(["this", "this this this"], per="token"))
     images = torch.cat([photograph(3), photograph(7), photograph(9)])
-    whole, rows[:] = net.scores(images), []
+    whole, scored[:] = net.scores(images), []
     with net.output.about([1, 5, 2]):
         own = net.scores(images)
-    assert rows == [1, 2]
+    assert scored == [1, 2]
     assert torch.equal(own.isneginf(), torch.tensor([[False] * 2 + [True] * 4] + 2 * [[True] * 2 + [False] * 4]))
     assert torch.allclose(own[own.isfinite()], whole[own.isfinite()], atol=1e-4)
     leaf = images.clone().requires_grad_()
@@ -411,21 +415,14 @@ def test_a_photograph_is_scored_on_its_own_text_only(
 
 @pytest.mark.filterwarnings("ignore:1 skipped of")
 def test_an_attack_scores_each_photograph_on_its_own_text(
-    captioner: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+    captioner: Path, photographs: Path, scored: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = lv.load_network(str(captioner), output="answer")
 
     def attacked() -> lv.Run:
         return lv.attack(net, photographs, attack="pgd", goal="vanish", eps="1/255", iterations=3)
 
-    scored: list[int] = []
-    forced = Answer._forced_logits
-
-    def counting(self: Answer, network: Any, arguments: Any, ids: Tensor, images: int, encoded: Any) -> Any:
-        scored.append(images)
-        return forced(self, network, arguments, ids, images, encoded)
-
-    monkeypatch.setattr(Answer, "_forced_logits", counting)
+    scored.clear()
     own = attacked()
     texts_of_own = sum(scored)
     scored.clear()
