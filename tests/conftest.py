@@ -68,6 +68,12 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _own_service_of_wandb() -> None:
+    """Let processes of a test start their own service of W&B; that of a test before it, in the environment, may end."""
+    os.environ.pop("WANDB_SERVICE", None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _comparisons_have_time() -> Iterator[None]:
     """Give the comparison with Captum more than its 15 seconds, since other processes may take most of them."""
