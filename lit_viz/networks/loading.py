@@ -506,6 +506,12 @@ def _test(classifier: isolation.Original, has_names: bool) -> tuple[int, list[st
         raise LitVizError(f"{name} must return one row of logits per image, got {len(logits)} for {len(images)} images")
     if _sums_of_weights(network) != sums:
         raise LitVizError(f"{name} changes its weights in its forward: change them outside of it")
+    for scores in single:
+        if scores.shape[1:] != logits.shape[1:]:
+            raise LitVizError(
+                f"{name} must give equally many scores in every evaluation, got {scores.shape[-1]} after "
+                f"{logits.shape[1]}: remove from its forward what depends on earlier calls"
+            )
     difference = 0.0 if classifier.draws else relative_difference(torch.cat(single), logits)
     if _BATCH_TOLERANCE < difference < math.inf:  # infinite if logits are not finite
         raise LitVizError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -177,6 +178,13 @@ def untracked() -> nn.Module:
 )
 def test_networks_that_mix_images_are_rejected(network: nn.Module) -> None:
     with pytest.raises(LitVizError, match="gives an image other logits in a batch than alone"):
+        load_network(network, size=24)
+
+
+def test_networks_with_another_number_of_scores_in_a_later_call_are_rejected() -> None:
+    calls = count(3)
+    network = Around(body(), lambda net, x: net(x).flatten(1)[:, : next(calls)])
+    with pytest.raises(LitVizError, match="must give equally many scores in every evaluation, got 4 after 3: remove"):
         load_network(network, size=24)
 
 
