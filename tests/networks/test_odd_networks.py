@@ -299,6 +299,23 @@ def test_results_of_a_network_that_draws_are_of_one_draw(tmp_path: Path, capsys:
     assert other.evidence.one_draw is None
 
 
+@pytest.mark.parametrize("share", [0.01, 0.5])
+def test_a_generator_of_its_own_is_noticed(share: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def forward(net: nn.Module, x: Tensor) -> Tensor:
+        logits = net(x).flatten(1)
+        return logits + share * logits.abs().amax() * torch.randn(logits.shape, generator=generator)
+
+    network = Around(body(), forward)
+    if share == 0.5:
+        with pytest.raises(LitVizError, match="gives an image other logits in every call: remove"):
+            load_network(network, size=24)
+        return
+    run = lv.attack(load_network(network, size=24), torch.rand(1, 3, 24, 24), attack="pgd", iterations=2)
+    assert run.evidence.one_draw
+
+
 def test_maps_of_a_network_that_draws_are_not_compared() -> None:
     run = lv.saliency(load_network(drawing(), size=24), torch.rand(1, 3, 24, 24), target=1, captum="captum")
     assert "the network draws random numbers" in str(reasons(run)[0])
