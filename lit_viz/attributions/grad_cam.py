@@ -263,6 +263,8 @@ def _last_of_candidates(network: Network, layouts_by_name: Mapping[str, Layout])
     outputs = {name: output for name, output in read.outputs.items() if output.requires_grad}
     rows, classes = candidates.log_odds.shape
     for row in torch.linspace(0, rows - 1, _CANDIDATES).long().tolist():
+        if not outputs:
+            break
         score = candidates.log_odds[row, 0]
         gradients = torch.autograd.grad(score, [*outputs.values()], retain_graph=True, allow_unused=True)
         for name, gradient in zip(list(outputs), gradients, strict=True):
@@ -271,7 +273,7 @@ def _last_of_candidates(network: Network, layouts_by_name: Mapping[str, Layout])
     if not outputs:
         raise LitVizError(
             f"Grad-CAM requires a layer with feature maps (N, C, h, w) of all candidates, and {network.name} has none: "
-            "give layer"
+            "give layer, or use gradient"
         )
     return [*outputs][-1]
 

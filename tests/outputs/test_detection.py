@@ -17,6 +17,7 @@ import lit_viz as lv
 from lit_viz.attacks import PGD
 from lit_viz.attacks.norms import LINF
 from lit_viz.attributions import GradCAM
+from lit_viz.errors import LitVizError
 from lit_viz.evidence.attacks.files import RecordedFile
 from lit_viz.evidence.attacks.mismatches import mismatches
 from lit_viz.figures.layout import boxed
@@ -365,6 +366,27 @@ def test_grad_cam_reads_the_maps_before_those_of_the_scores() -> None:
     net = lv.load_network(Colors().eval(), output=Detection(read=read_colors), size=SIDE, mean=0.5, std=0.25)
     run = lv.saliency(net, torch.rand(1, 3, SIDE, SIDE), target=1, method="grad_cam", captum="none")
     assert run.records[0].layer == "stem"
+
+
+class Sides(nn.Module):
+    """Two scales with a layer each, or with none of both."""
+
+    def __init__(self, layers: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        sizes = (4, 8) if layers else ()
+        self.heads = nn.ModuleList(nn.Conv2d(3, 2, size, stride=size) for size in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [head(x) for head in self.heads] or [nn.functional.avg_pool2d(x[:, :2], 4)]
+        return torch.cat([values.flatten(2) for values in maps], 2)
+
+
+@pytest.mark.parametrize("layers", [True, False])
+def test_grad_cam_of_a_detector_without_maps_of_all_candidates_is_rejected(layers: bool) -> None:
+    net = lv.load_network(Sides(layers).eval(), output=Detection(read=read_colors), size=SIDE, mean=0.5, std=0.25)
+    with pytest.raises(LitVizError, match=r"maps \(N, C, h, w\) of all candidates, and Sides has none: give layer, or"):
+        lv.saliency(net, torch.rand(1, 3, SIDE, SIDE), target=1, method="grad_cam")
 
 
 def suppressed(boxes: Tensor, log_odds: Tensor, suppression: float) -> list[list[int]]:
