@@ -434,8 +434,10 @@ def _hooks_of_the_network(table: Mapping[int, Any]) -> OrderedDict[int, Any]:
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert the real weights of a network to a dtype; ``Module.to`` would drop the imaginary part of complex ones."""
+    """Convert the real weights of a copy to a dtype; ``Module.to`` would drop the imaginary part of complex ones."""
     network._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)  # type: ignore[no-untyped-call]
+    if dtype_of(network) != dtype:  # without weights: dtype_of reads it from a buffer
+        network.register_buffer("_dtype", torch.empty(0, dtype=dtype, device=device_of(network)), persistent=False)
     return network
 
 

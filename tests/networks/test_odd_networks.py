@@ -299,6 +299,21 @@ def test_results_of_a_network_that_draws_are_of_one_draw(tmp_path: Path, capsys:
     assert other.evidence.one_draw is None
 
 
+class Weightless(nn.Module):
+    """Odds of dark and bright places; without weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = torch.stack([(30 * (0.4 - x)).sigmoid(), (30 * (x - 0.6)).sigmoid()], 1)
+        return p.mean(2).flatten(2).logit(eps=1e-6).logsumexp(2)
+
+
+def test_formulas_of_a_network_without_weights_are_compared_in_float64() -> None:
+    network = load_network(Weightless(), size=24, mean=0.0, std=1.0)
+    run = lv.saliency(network, torch.rand(1, 3, 24, 24), method="gradient")
+    assert run.evidence.captum.maps[0].formula.difference < 1e-12
+    assert verdicts(run) == [True]
+
+
 @pytest.mark.parametrize("share", [0.01, 0.5])
 def test_a_generator_of_its_own_is_noticed(share: float) -> None:
     generator = torch.Generator().manual_seed(0)
