@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lit_viz.attacks.norms import parse_radius
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
 from lit_viz.errors import ArgumentError, LitVizError
@@ -27,7 +24,7 @@ from lit_viz.types import Record, Task, index_of
 from lit_viz.utils.files import plain
 from lit_viz.utils.formatting import Notify, command_line, remark
 from lit_viz.utils.imports import exclude_from_imports
-from lit_viz.utils.parts import INSTANCE, plain_arguments
+from lit_viz.utils.parts import plain_arguments
 
 # Tolerance of probe logits: networks with rounded activations differ by more than rounding between machines.
 _TOLERANCE = 1e-2
@@ -73,18 +70,23 @@ def stored_form(folder: FolderStorage, notify: Notify | None = None) -> Form:
 def changed_form(folder: FolderStorage, form: Form, changes: Mapping[str, Any]) -> Form:
     """Return the form of a run folder with these arguments changed, set to continue the run.
 
+    What determines the images stays as it is stored: a part that is only named again keeps its arguments.
+
     Raises:
         LitVizError: an argument determines the images, or applies to a new run only.
     """
-    before = form.copy()
+    changed, form = form.copy(), form.copy()
     for name, value in changes.items():
         if name in NEW_RUN:
             raise ArgumentError(name, f"only applies to a new run: leave it out to continue {folder.path}")
         if name == "trainer":
             value = {**(form.run.get("trainer") or {}), **value}
-        form.set(name, value)
-    check_unchanged(folder.path, before, form)
-    form.run |= {"out": str(folder.path), "resume": True, "overwrite": False, "shard": None}
+        changed.set(name, value)
+    check_unchanged(folder.path, form, changed)
+    for name in CHANGEABLE:
+        if name in changed.module["init_args"]:
+            form.module["init_args"][name] = changed.module["init_args"][name]
+    form.run = changed.run | {"out": str(folder.path), "resume": True, "overwrite": False, "shard": None}
     return form
 
 
@@ -174,55 +176,27 @@ def open_or_create(options: RunOptions, form: Form) -> tuple[FolderStorage, bool
 
 
 def _differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield name, old value and new value of each value that differs; an absent one has its default."""
-    pairs: list[tuple[Any, Any, str]] = []
-    if isinstance(before, dict) and isinstance(now, dict) and _is_same_part(before, now):
+    """Yield name, old value and new value of each value that differs; an argument that one form omits is equal."""
+    if isinstance(before, dict) and isinstance(now, dict) and before.get("class_path") == now.get("class_path"):
         old, new = (value.get("init_args", value) for value in (before, now))
-        pairs = [(old[key], new[key], f"{name}.{key}") for key in old if key in new and key != "class_path"]
+        for key in old:
+            if key in new and key != "class_path":
+                yield from _differences(old[key], new[key], f"{name}.{key}")
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = [(old, new, name) for old, new in zip(before, now, strict=True)]
-    elif not _is_same_value(before, now):
+        for old, new in zip(before, now, strict=True):
+            yield from _differences(old, new, name)
+    elif _for_all(before, now) != _for_all(now, before):
         yield name, _shown(before), _shown(now)
-    for old, new, of_pair in pairs:
-        yield from _differences(old, new, of_pair)
+
+
+def _for_all(value: Any, other: Any) -> Any:
+    """Return one value as often as the other form has it: one side of a square, or a mean for all channels."""
+    return [value] * len(other) if isinstance(other, list) and other and not isinstance(value, list) else value
 
 
 def _shown(value: Any) -> Any:
     """Return the class of a part; another value unchanged."""
     return value.get("class_path", value) if isinstance(value, dict) else value
-
-
-def _is_same_value(before: Any, now: Any) -> bool:
-    """Return whether two values are the same, in another form too: one for several, or a radius ``8/255``."""
-    if before == now or _repeats(before, now) or _repeats(now, before):
-        return True
-    if isinstance(now, str) and isinstance(before, float):
-        with suppress(LitVizError):
-            return parse_radius(now) == before
-    return None not in (before, now) and _is_same_part(before, now)
-
-
-def _repeats(values: Any, value: Any) -> bool:
-    """Return whether a list is one value repeated, such as the sides of a square or a mean for all channels."""
-    return isinstance(values, list) and len(values) > 0 and all(element == value for element in values)
-
-
-def _is_same_part(before: Any, now: Any) -> bool:
-    """Return whether two values are the same part: one with its class path only, or an instance of the same class."""
-    old, new = (value.get("class_path") if isinstance(value, dict) else value for value in (before, now))
-    if old is None and new is None:
-        return True
-    if not (isinstance(old, str) and isinstance(new, str)):
-        return False
-    names = [path.removesuffix(INSTANCE).rpartition(".")[2] for path in (old, new)]
-    is_same_class = old == new or (_imported(old) is not None and _imported(old) is _imported(new))
-    return is_same_class or (INSTANCE in old + new and names[0] == names[1])
-
-
-def _imported(path: str) -> Any:
-    """Return the class of a dotted path; None unless its module is imported, which the comparison does not do."""
-    module, _, name = path.rpartition(".")
-    return getattr(sys.modules.get(module), name, None)
 
 
 def check_identity(folder: FolderStorage, network: Network) -> None:

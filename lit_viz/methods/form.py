@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lit_viz.attacks import Attack, Universal, without_radius
-from lit_viz.attacks.norms import parse_radius
+from lit_viz.attacks.norms import is_in_file_units, parse_radius
 from lit_viz.attributions import AUTO, Attribution, FunctionMap
 from lit_viz.engine.module import ImageTraining
 from lit_viz.engine.queue import TaskQueue
@@ -160,6 +160,8 @@ class MethodForm:
         last = name.rpartition(".")[2]
         if last == "eps" and value is not None and "attack" in hints_of(self.module_class):
             _check_radii(value)
+            if isinstance(value, str) and "," not in value and not is_in_file_units(value):
+                value = parse_radius(value)
         if last in VARYING:
             value = _listed(value, name)
             if isinstance(value, list) and last != "eps":  # radii may be texts such as 4/255

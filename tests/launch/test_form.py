@@ -25,10 +25,12 @@ from lit_viz.images.reading import encode_png
 from lit_viz.launch.form import Form
 from lit_viz.launch.methods import METHODS, method_form
 from lit_viz.launch.options import RunOptions
+from lit_viz.launch.resume import changed_form, stored_form
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap, UniversalPerturbation
 from lit_viz.networks import Network
 from lit_viz.objectives import Channel, Direction, Diversity, Layer, Logit, Neuron, Product, Sum
 from lit_viz.optim import Adapted, Constant, Cosine, GradientAscent, NormalizedAscent
+from lit_viz.runs.tar_store import open_run
 from lit_viz.types import Task
 from lit_viz.utils.parts import INSTANCE, Part, construct, plain_arguments
 from lit_viz.utils.yaml_files import parse_yaml
@@ -448,9 +450,17 @@ def test_keywords_and_options_make_the_same_form(
 def test_a_resume_compares_values_in_any_spelling(tmp_path: Path, smooth: Network) -> None:
     run, image = tmp_path / "run", "packaged:chelsea"
     options = {"attack": "pgd", "iterations": 1, "out": run, "logger": "none"}
-    lv.attack(smooth, image, eps="8/255", **options)
-    for same in ({"eps": "8/255"}, {"attack.eps": 8 / 255}, {"attack.pgd.eps": "8/255"}, {"images": [image]}):
+    lv.attack(smooth, image, eps="8/255", norm="l2", **options)
+    stored = open_run(run)
+    for same in (
+        {"eps": "8/255"},
+        {"attack.eps": 8 / 255},
+        {"attack.pgd.eps": "8/255"},
+        {"attack": "pgd"},
+        {"images": [image]},
+    ):
         lv.resume(run, smooth, **same)
+        assert changed_form(stored, stored_form(stored), same).module == stored_form(stored).module
     with pytest.raises(LitVizError, match=r"attack.eps can't be changed"):
         lv.resume(run, smooth, eps="4/255")
     with pytest.raises(LitVizError, match=r"vary can't be changed: .* was started with None, got \{'eps'"):

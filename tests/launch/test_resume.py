@@ -168,6 +168,7 @@ def test_no_parser_takes_part_in_python(run: Path, smooth: Network, monkeypatch:
         {"trainer": {"accelerator": "cpu", "devices": 1}},
         {"logging.project": "other", "tags": ["a"], "wandb": "disabled"},
         {"iterations": 4, "objective": "logit", "seed": 0, "lr": 0.05},  # as in the run
+        {"network.size": 16, "network.mean": 0.5, "picture": {"size": None}},
     ],
 )
 def test_arguments_that_may_change(changes: dict[str, Any], run: Path, smooth: Network) -> None:
