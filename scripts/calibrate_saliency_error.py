@@ -120,7 +120,7 @@ def main() -> None:
     if options.count is not None:
         paths = random.Random(0).sample(paths, min(options.count, len(paths)))
     for path in paths:
-        x = read_photograph(path, classifier.size).pixels.float()[None]
+        x = read_photograph(path, classifier.size, classifier.channels).pixels.float()[None]
         target = int(classifier.scores(x).argmax(1))
         if isinstance(method, RISE):
             pairs = resample(network, x, target, options.samples, options.most)

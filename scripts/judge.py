@@ -43,7 +43,7 @@ def judge(folder: str, names: list[str]) -> None:
     mean probability and the worst rank."""
     run = FolderStorage.open(folder)
     module = run.config.get("module") or {}
-    group = (module.get("init_args") or {}).get("group", 1)
+    group = (module.get("init_args") or {}).get("picture", {}).get("group", 1)
     records = [record for record in run.records() if record.file and not record.array]
     if not records or any(record.target is None for record in records):
         raise LitVizError(f"{folder} must be a run of class visualizations")
