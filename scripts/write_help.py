@@ -1,12 +1,15 @@
 """Write the help of the commands, which `lit-viz COMMAND --help` prints without importing torch, and tables of docs/.
 
 python scripts/write_help.py
+python scripts/write_help.py --check        # name the files that it would change; exit status 1 if there are any
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_origin
@@ -189,11 +192,21 @@ def saliency_page() -> str:
 
 
 def main() -> None:
-    """Write the files."""
-    for path, text in help_files().items():
-        path.write_text(text, encoding="utf-8")
-    PAGE.write_text(options_page(), encoding="utf-8")
-    SALIENCY_PAGE.write_text(saliency_page(), encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args()
+    files = {**help_files(), PAGE: options_page(), SALIENCY_PAGE: saliency_page()}
+    outdated = [path for path in FOLDER.iterdir() if path not in files]  # of commands that are no more
+    for path, text in files.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            outdated.append(path)
+    if options.check:
+        sys.exit("\n".join(f"write_help: {path.relative_to(ROOT)} is not up to date" for path in outdated) or None)
+    for path in outdated:
+        if path in files:
+            path.write_text(files[path], encoding="utf-8")
+        else:
+            path.unlink()
 
 
 if __name__ == "__main__":

@@ -6,14 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lit_viz.commands import form_of_words
 from lit_viz.launch.form import Form
 from lit_viz.launch.methods import METHODS
 from lit_viz.utils.parts import construct, hints_of
 from lit_viz.utils.yaml_files import config_folder
-from scripts import questions, recipes, zoo_figures
+from scripts import recipes
 from scripts.gallery import Card, cards
+from tests.support.scripts import run_script
 
 ROOT = Path(__file__).parents[1]
 #: Pages with figures that no single command makes: of several runs, and of blocks of Python.
@@ -23,6 +25,9 @@ PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").glob("*.md")} - {*WITHOUT
 WITHOUT_CARD = {"visualize/vgg16", "saliency/vgg16", "attack/vgg16", "visualize/vit", "visualize/small", "saliency/vit"}
 #: Configurations with images like those of another configuration.
 SIBLINGS = {"visualize/simonyan_squeezenet1_1", "visualize/thorough", "saliency/gradient"}
+FIGURES_OF_ZOO = re.findall(
+    r"^def (\w+)\(\) -> Figure:", (ROOT / "scripts" / "zoo_figures.py").read_text(), re.MULTILINE
+)
 ALL = [card for page in PAGES for card in cards(page)]
 ONCE = {tuple(card.words): card for card in ALL}.values()
 
@@ -68,8 +73,8 @@ def test_the_command_is_valid(card: Card) -> None:
         script, *words = words
         others = {
             "scripts/train_with_probes.py": [],
-            "scripts/zoo_figures.py": list(zoo_figures.FIGURES),
-            "scripts/questions.py": list(questions.codes()),
+            "scripts/zoo_figures.py": FIGURES_OF_ZOO,
+            "scripts/questions.py": [card.picture.stem.removeprefix("question_")],
             "scripts/rank_saliency.py": ["--write"],
             "scripts/benchmark.py": ["classes", "--rounds", "1"],
         }
@@ -86,6 +91,16 @@ def test_the_command_is_valid(card: Card) -> None:
     hints = hints_of(form.module_class)
     for name, value in form.module["init_args"].items():
         construct(value, hints[name], name)
+
+
+@pytest.mark.slow
+def test_the_figure_of_a_question_is_that_of_its_run(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
+    named = re.findall(r"python scripts/questions\.py (\w+)", page)
+    assert f"choose from {', '.join(named)}" in run_script("questions.py", "none", expect=2).replace("'", "")
+    run_script("questions.py", "gray", "--out", tmp_path)
+    with Image.open(tmp_path / "figure.png") as drawn, Image.open(ROOT / "docs/images/question_gray.webp") as shown:
+        assert drawn.width / drawn.height == pytest.approx(shown.width / shown.height, rel=0.01)
 
 
 def test_an_image_has_one_command() -> None:

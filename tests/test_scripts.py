@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from argparse import Namespace
+from collections.abc import Callable
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -14,16 +19,11 @@ from torch.nn.functional import cosine_similarity
 
 import lit_viz as lv
 import scripts.recipes as recipes
-from lit_viz.errors import LitVizError
 from lit_viz.launch.methods import method_form
 from lit_viz.networks import Network
-from lit_viz.outputs import load_network
 from lit_viz.types import Record
-from scripts import versions
-from scripts.judge import judge
 from scripts.recipes import COMMAND, Made, main, planned, spread
-from scripts.soak import campaign
-from tests.support.networks import smooth_network
+from tests.support.scripts import run_script
 
 OWN = "tests.support.networks:smooth_network"
 
@@ -154,58 +154,67 @@ def test_invalid_counts_are_rejected(
     assert not (tmp_path / "out").exists()
 
 
-def test_judges_evaluate_the_images_of_a_group_separately(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: Network, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options: dict[str, Any] = {"views": 2, "group": 2, "wandb": "disabled"}
-    run = lv.visualize(smooth, [1], iterations=6, out=tmp_path / "run", **options)
-    monkeypatch.setattr("scripts.judge.load_network", lambda name, weights: smooth)
-    judge(str(tmp_path / "run"), ["same"])
-    record = run.records[0]
-    assert f"{record['probability']:.2f} ({record['rank']})" in capsys.readouterr().out
-    other = load_network(smooth_network(), labels=["a", "b", "c", "d", "e"], mean=0.5, std=0.25, size=16)
-    monkeypatch.setattr("scripts.judge.load_network", lambda name, weights: other)
-    with pytest.raises(LitVizError, match="unknown class 'banana': the classes are a, b, c, d, e"):
-        judge(str(tmp_path / "run"), ["other"])
+@pytest.mark.slow
+def test_judges_evaluate_the_images_of_a_group_separately(tmp_path: Path) -> None:
+    run = lv.visualize(
+        lv.load_network("zoo/fashion_cnn"), [1], config="small", iterations=6, views=2, group=2, out=tmp_path / "run",
+        wandb="disabled",
+    )  # fmt: skip
+    record, printed = run.records[0], run_script("judge.py", tmp_path / "run", "zoo/fashion_cnn")
+    assert f"{record['probability']:.2f} ({record['rank']})" in printed
+    message = run_script("judge.py", tmp_path / "run", "zoo/planted_cnn", expect=1)
+    assert message.startswith("judge: unknown class 'trouser': the classes are ")
 
 
-def test_the_parts_are_all_tests() -> None:
-    parts = versions.all_parts()
-    assert {"tests/optim", "tests/test_scripts.py"} <= set(parts)
-    assert "tests/support" not in parts
+@pytest.fixture
+def versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return a function that runs a copy of scripts/versions.py with parts of tests of which each prints its result."""
+    folder = tmp_path / "build" / "versions" / "lowest" / "bin"
+    results = {
+        "tests/a/test_x.py": "3 failed, 12 passed, 1 skipped, 4 deselected, 1 error in 9.1s",
+        "tests/b/c/test_y.py": "4 deselected in 0.2s",
+        "tests/test_z.py": "8 passed, 2 skipped in 1s",
+        "tests/support/x.py": "",
+    }
+    for name, text in results.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    folder.mkdir(parents=True)
+    (tmp_path / "scripts").mkdir()
+    shutil.copy("scripts/versions.py", tmp_path / "scripts")
+    # pytest: exit status 5 if all are deselected, 9 if there is no such part
+    python = 'for part; do :; done; text=$(find "$part" -name "test_*.py" -exec cat {} +) || exit 9; echo "$text"\n'
+    python += "case $text in 4*) exit 5;; *failed*) exit 1;; esac\n"
+    for path, text in ((folder / "python", python), (folder / "uv", "echo '[]'\n")):
+        path.write_text(f"#!/bin/sh\n{text}")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+    def run(*parts: str, expect: int) -> str:
+        command = [sys.executable, tmp_path / "scripts" / "versions.py", "lowest", *parts, "--go-on"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == expect, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    return run
 
 
-def test_results_of_several_calls_are_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "all_parts", lambda: ["tests/a", "tests/b", "tests/c"])
-    versions.Results(tmp_path / "set.json").add("tests/a", {"passed": 3, "failed": 1})
-    results = versions.Results(tmp_path / "set.json")
-    results.add("tests/c", {"passed": 4, "skipped": 2})
-    assert results.missing() == ["tests/b"]
-    assert results.summary() == "7 passed, 2 skipped, 1 failed (tests/a); not run: tests/b"
-    results.add("tests/a", {"passed": 4})
-    results.add("tests/b", {})
-    assert results.summary() == "8 passed, 2 skipped"
-
-
-def test_a_part_has_the_numbers_that_pytest_prints(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Tests:
-        stdout, returncode = "...\n3 failed, 12 passed, 1 skipped, 4 deselected, 1 error in 9.1s", 1
-
-    monkeypatch.setattr(versions.subprocess, "run", lambda *_, **__: Tests())
-    assert versions.tested(Path("python"), "tests/a") == {"failed": 3, "passed": 12, "skipped": 1, "errors": 1}
-    Tests.stdout, Tests.returncode = "4 deselected in 0.2s", versions.NO_TESTS
-    assert versions.tested(Path("python"), "tests/a") == {}
-    Tests.stdout, Tests.returncode = "", -9
-    assert versions.tested(Path("python"), "tests/a") == {"errors": 1}
+def test_results_of_several_calls_are_added_up(versions: Callable[..., str], tmp_path: Path) -> None:
+    first = versions("tests/a", expect=1)
+    assert first == "12 passed, 1 skipped, 3 failed, 1 errors (tests/a); not run: tests/b, tests/test_z.py"
+    assert versions(expect=1) == "20 passed, 3 skipped, 3 failed, 1 errors (tests/a)"
+    (tmp_path / "tests/a/test_x.py").write_text("4 passed in 1s")
+    assert versions("tests/a", expect=0) == "12 passed, 2 skipped"
+    assert versions("tests/none", expect=1) == "12 passed, 2 skipped, 1 errors (tests/none)"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trial", ["kill", "signal", "limit", "damage", "hostile", "creation", "starts", "changed"])
 def test_a_disturbed_run_survives(trial: str) -> None:
-    assert campaign(["adam"], [trial], repeats=1, seed=0)
+    assert f"| {trial} | 1 | 1 |" in run_script("soak.py", "--cases", "adam", "--trials", trial)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trial", ["edits", "crafted"])
 def test_edited_and_crafted_folders_are_refused_or_mended(trial: str) -> None:
-    assert campaign([], [trial], seed=0, most=12)
+    assert f"| {trial} | 12 | 12 |" in run_script("soak.py", "--trials", trial, "--most", 12)
