@@ -383,11 +383,12 @@ class Answer(Output):
             images = x if len(rows) == len(x) else x[list(rows)]
             arguments = self._arguments_of_images(images)
             encoded: Any = None
-            with _image_features_shared(network):
-                for answer in answers:
-                    ids = self._ids[answer].to(x.device)
+            of_vision: list[Any] = []
+            for answer in answers:
+                ids = self._ids[answer].to(x.device)
+                with _outputs_reused(network, self.backbone, of_vision):
                     logits, encoded = self._forced_logits(network, arguments, ids, len(images), encoded)
-                    returned[answer] = _Forced(rows, logits)
+                returned[answer] = _Forced(rows, logits)
         return returned
 
     @contextmanager
@@ -673,30 +674,31 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _owner_of_image_features(network: Any) -> Any:
-    """Return the submodule of a network that computes the features of images; None without one."""
-    for part in network.modules() if isinstance(network, nn.Module) else ():
-        if part is not network and hasattr(part, "get_image_features"):
-            return part
-    return None
-
-
 @contextmanager
-def _image_features_shared(network: Any) -> Iterator[None]:
-    """Compute the features of the images once in the body, instead of once for each answer."""
-    owner = _owner_of_image_features(network)
-    if owner is None:
+def _outputs_reused(network: Any, name: str | None, outputs: list[Any]) -> Iterator[None]:
+    """Return outputs of earlier calls of a submodule in the body, in their order; those of further calls are appended.
+
+    Without a name, or of a network that is no module, nothing is reused.
+    """
+    if name is None or not isinstance(network, nn.Module):
         yield
         return
-    compute, features = owner.get_image_features, list[Any]()
+    module = network.get_submodule(name)
+    compute, earlier = module.forward, iter(list(outputs))
+    is_of_instance = "forward" in vars(module)
 
-    def once(*arguments: Any, **options: Any) -> Any:
-        if not features:
-            features.append(compute(*arguments, **options))
-        return features[0]
+    def forward(*arguments: Any, **options: Any) -> Any:
+        for output in earlier:
+            return copy.copy(output)  # some networks assign to its fields
+        output = compute(*arguments, **options)
+        outputs.append(copy.copy(output))
+        return output
 
-    owner.get_image_features = once
+    module.forward = forward
     try:
         yield
     finally:
-        del owner.get_image_features
+        if is_of_instance:
+            module.forward = compute
+        else:
+            del module.forward

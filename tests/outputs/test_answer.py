@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.utils import save_image
 
 import lit_viz as lv
@@ -27,6 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of
 SIDE = 32
 #: Families that take a prompt before, with, and after the image.
 SOME = ("git", "trocr", "llava")
+#: Families whose networks call the vision tower in different places.
+SHARED = ("blip", "git", "blip2", "mllama")
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,24 @@ def test_the_margin_is_positive_where_the_text_is_generated(family: str, folders
             agreed += is_said and net.output.agrees(text, index, is_said=True)
     no_word_first = ("trocr", "pix2struct", "qwen2_vl", "donut", "smolvlm")  # these random networks begin with no word
     assert agreed or family in no_word_first
+
+
+@pytest.mark.parametrize("family", [*SHARED, *(slow(family) for family in FAMILIES if family not in SHARED)])
+def test_the_vision_tower_runs_once_for_several_answers(family: str, folders: Any) -> None:
+    images = torch.cat([photograph(1), photograph(2)])
+    net = load(folders(family), family, ["a red car", "a dog sits", "two"])
+    tower = net.original.get_submodule(str(net.output.backbone))
+    convolutions = [part for part in tower.modules() if isinstance(part, (nn.Conv2d, nn.Conv3d))]
+    first = convolutions[0] if convolutions else tower  # Pix2Struct has none
+    calls: list[nn.Module] = []
+    handle = first.register_forward_hook(lambda module, args, output: calls.append(module))
+    scores = net.scores(images)
+    handle.remove()
+    assert len(calls) == 1
+    assert "forward" not in vars(tower)
+    with net.output.about([2]):
+        alone = net.scores(images)
+    assert torch.allclose(alone[:, 2], scores[:, 2], atol=1e-4)
 
 
 @pytest.mark.parametrize("family", SOME)

@@ -267,6 +267,20 @@ def _blip2(t: Any) -> tuple[nn.Module, Any]:
         "model_type": "opt", "vocab_size": VOCABULARY, "hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32,
         "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128, **IDS,
     }  # fmt: skip
+    return _of_queries(t, text)
+
+
+def _blip2_t5(t: Any) -> tuple[nn.Module, Any]:
+    text = {
+        "model_type": "t5", "vocab_size": VOCABULARY, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2,
+        "num_heads": 2, "decoder_start_token_id": PAD, **IDS,
+    }  # fmt: skip
+    network, processor = _of_queries(t, text)
+    network.generation_config.decoder_start_token_id = PAD
+    return network, processor
+
+
+def _of_queries(t: Any, text: dict[str, Any]) -> tuple[nn.Module, Any]:
     queries = {**TEXT, "vocab_size": VOCABULARY, "encoder_hidden_size": 16, "cross_attention_frequency": 1}
     config = t.Blip2Config(
         vision_config=_clip_vision(), qformer_config=queries, text_config=text, num_query_tokens=4,
@@ -328,6 +342,7 @@ _FAMILIES: dict[str, Callable[[Any], tuple[nn.Module, Any]]] = {
     "smolvlm": _smolvlm,
     "paligemma": _paligemma,
     "blip2": _blip2,
+    "blip2_t5": _blip2_t5,
     "internvl": _internvl,
     "mllama": _mllama,
 }
@@ -348,6 +363,7 @@ PROMPTS = {
     "smolvlm": "<image> what is this",
     "paligemma": "<image> what is this",
     "blip2": "what is this",
+    "blip2_t5": "what is this",
     "internvl": "<image> what is this",
     "mllama": "<image> what is this",
 }
