@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from lit_viz._version import __version__
+from lit_viz.engine.module import ImageTraining
+from lit_viz.methods.photographs import AttackTraining
 from lit_viz.networks import Network
 from lit_viz.presentations import recorded_method
 from lit_viz.utils.files import FORMAT
@@ -26,14 +28,23 @@ def device_name(device: torch.device) -> str:
     return str(device)
 
 
-def provenance(method: type[Any], network: Network) -> dict[str, Any]:
+def provenance(method: type[ImageTraining], network: Network) -> dict[str, Any]:
     """Return format, method, versions, and the identity of the network."""
     recorded: dict[str, Any] = {"format": FORMAT, **recorded_method(method), "lit_viz": __version__}
     recorded["python"] = sys.version.split()[0]
     for package in _PACKAGES:
         recorded[package] = metadata.version(package)
     recorded |= network.identity()
-    caption = network.output.caption(network.rule)
+    caption = scores_caption(method, network)
     if caption:
         recorded["scores"] = caption
     return recorded
+
+
+def scores_caption(method: type[ImageTraining], network: Network) -> str:
+    """Return what captions of a method state of the scores of a network; empty for the logits of exclusive classes."""
+    output, rule = network.output, network.rule
+    captions = [output.caption(rule)]
+    if issubclass(method, AttackTraining):
+        captions.append(output.caption_of_attacks(rule))
+    return " ".join(filter(None, captions))

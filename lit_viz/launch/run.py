@@ -33,6 +33,7 @@ from lit_viz.figures.scales import ScaleOf
 from lit_viz.figures.style import save_figure, with_notebook_png
 from lit_viz.launch.comparison import ComparedRun, Comparison, compare_runs
 from lit_viz.launch.options import RunOptions, extra_files
+from lit_viz.launch.provenance import scores_caption
 from lit_viz.launch.resume import check_identity, check_records
 from lit_viz.launch.trainer import failures_of_run
 from lit_viz.methods import AdversarialExample, SaliencyMap
@@ -117,7 +118,7 @@ class Run:
             evidence = self.stored_evidence  # of the end of the run, without a further comparison with Captum
         else:
             evidence = self.evidence
-        return run_html(self.outcomes, self.figure(), self.presentation, evidence, output_caption(self._network))
+        return run_html(self.outcomes, self.figure(), self.presentation, evidence, _output_caption(self._module))
 
     def __repr__(self) -> str:
         where = "kept in memory" if self.folder is None else str(self.folder)
@@ -460,7 +461,7 @@ class Run:
 
     def captions(self) -> AbstractContextManager[None]:
         """Add the settings, and of a multi-label network the meaning of its outputs, to the captions of figures."""
-        return footer(self._settings_line(), output_caption(self._network))
+        return footer(self._settings_line(), _output_caption(self._module))
 
     def _settings_line(self) -> str:
         """Return the network, the parts of the method with the numbers that are not their defaults, the iterations of
@@ -595,10 +596,10 @@ def _describe(part: Part, varied: Mapping[str, Sequence[float]]) -> str:
     return f"{name} ({', '.join(shown)})" if shown else name
 
 
-def output_caption(network: Network) -> str:
-    """Return what captions state of the scores of a network; empty for the logits of exclusive classes."""
-    caption = network.output.caption(network.rule)
-    return f"{caption} {ONE_DRAW}".strip() if network.draws else caption
+def _output_caption(module: ImageTraining) -> str:
+    """Return what captions state of the scores of a run; empty for the logits of exclusive classes."""
+    caption = scores_caption(type(module), module.network)
+    return f"{caption} {ONE_DRAW}".strip() if module.network.draws else caption
 
 
 # -- evidence

@@ -21,8 +21,7 @@ Ranking = tuple[tuple[str, float], ...]
 
 #: What captions state of a multi-label network.
 MULTI_LABEL_CAPTION = (
-    "Multi-label network: p is the sigmoid of one logit; probabilities of several labels do not sum to 1. "
-    "Fooled: the decision on one label, p > 0.5, is reversed."
+    "Multi-label network: p is the sigmoid of one logit; probabilities of several labels do not sum to 1."
 )
 
 
@@ -55,6 +54,7 @@ class DecisionRule:
         is_exclusive: whether a class excludes the others.
         goals: goals of attacks as users write them, ``above:V``.
         of_logits: what captions state of the logits of a network; empty for exclusive classes.
+        of_attacks: what captions of attacks state of a success; empty where it is a prediction or a goal in the record.
     """
 
     decision: ClassVar[Decision] = "exclusive"
@@ -64,6 +64,7 @@ class DecisionRule:
     is_exclusive: ClassVar[bool] = True
     goals: ClassVar[tuple[str, ...]] = ()
     of_logits: ClassVar[str] = ""
+    of_attacks: ClassVar[str] = ""
 
     def caption(self, unit: str, name: str) -> str:
         """Return what captions state of scores in a unit, of the output with this name."""
@@ -175,9 +176,10 @@ class IndependentRule(DecisionRule):
     is_exclusive = False
     goals: ClassVar[tuple[str, ...]] = ("vanish", "appear", "become")
     of_logits = MULTI_LABEL_CAPTION
+    of_attacks = "Fooled: the decision p > 0.5 is reversed."
 
     def caption(self, unit: str, name: str) -> str:
-        return f"p is the sigmoid of one score ({unit}, {name}); fooled: the decision p > 0.5 is reversed."
+        return f"p is the sigmoid of one score ({unit}, {name})."
 
     def classes(self, scores: int) -> int:
         return 2
@@ -206,6 +208,7 @@ class NumberRule(IndependentRule):
     decision: ClassVar[Decision] = "number"
     noun = "score"
     value = "score"
+    of_attacks = ""
     has_prediction = False
     goals: ClassVar[tuple[str, ...]] = ("above:V", "below:V", "change:T with T > 0")
 

@@ -182,6 +182,12 @@ class Output(Part, ABC):
         """Return what captions state of the scores; empty for the logits of exclusive classes."""
         return rule.caption(self.unit, type(self).__name__)
 
+    def caption_of_attacks(self, rule: DecisionRule) -> str:
+        """Return what captions of attacks state of a success; empty where records name it as a prediction or goal."""
+        if self.reads and rule.of_attacks:
+            return "Fooled: the text of the saved file is the target, or no more the label, whatever p is."
+        return rule.of_attacks
+
     def goal_forms(self, rule: DecisionRule) -> list[str]:
         """Return the goals of attacks on the scores as users write them, ``above:V``."""
         return [*rule.goals, *(f"{kind}:V" for kind in self.goals)]

@@ -22,6 +22,7 @@ from tests.support.marks import slow
 from tests.support.networks import smooth_network
 
 NAMES = ["ant", "bee", "cat", "dog", "elk"]
+FOOLED = "Fooled: the decision p > 0.5 is reversed."
 
 
 class Balanced(nn.Module):
@@ -81,8 +82,18 @@ def test_captions_state_what_probability_and_fooled_mean(network: Network, smoot
     for attacked, expected in ((network, True), (smooth, False)):
         run = lv.attack(attacked, photographs(1), attack="pgd", iterations=1)
         texts = " ".join(" ".join(text.get_text() for text in run.figure().texts).split())
-        assert (MULTI_LABEL_CAPTION in texts) is expected
-        assert (MULTI_LABEL_CAPTION in unescape(str(run._repr_html_()))) is expected
+        assert (f"{MULTI_LABEL_CAPTION} {FOOLED}" in texts) is expected
+        assert (f"{MULTI_LABEL_CAPTION} {FOOLED}" in unescape(str(run._repr_html_()))) is expected
+
+
+def test_captions_of_maps_do_not_state_what_fooled_means(network: Network, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = lv.saliency(network, photographs(1), target="cat", method="gradient", captum="none", out=out, logger=None)
+    assert yaml.safe_load((out / "config.yaml").read_text())["recorded"]["scores"] == MULTI_LABEL_CAPTION
+    texts = " ".join(" ".join(text.get_text() for text in run.figure().texts).split())
+    for text in (texts, str(run._repr_html_()), (out / "report.html").read_text()):
+        assert MULTI_LABEL_CAPTION in unescape(text)
+        assert "ooled" not in text
 
 
 def test_class_images_have_sigmoids_as_probabilities(network: Network) -> None:
@@ -138,7 +149,7 @@ def test_a_run_records_multi_label_and_is_checked_and_resumed(network: Network, 
     lv.attack(network, photographs(2), target="bee", attack="pgd", seed=123, out=tmp_path / "run", wandb="disabled")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["network"]["multi_label"] is True
-    assert config["recorded"]["scores"] == MULTI_LABEL_CAPTION
+    assert config["recorded"]["scores"] == f"{MULTI_LABEL_CAPTION} {FOOLED}"
     page = unescape((tmp_path / "run" / "report.html").read_text())
     assert MULTI_LABEL_CAPTION in page
     assert re.search(r"seed</\w+>\s*<\w+>123<", page)

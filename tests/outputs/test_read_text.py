@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor, nn
 
@@ -209,6 +210,8 @@ def test_a_success_has_the_text_of_its_file(tmp_path: Path) -> None:
     assert record.success_file is True
     assert net.read(read_png(tmp_path / "run" / record.file)[None]) == ["cb"]
     assert run.presentation.table(run.records)[0]["seen as"] == "cb"
+    captions = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["recorded"]["scores"]
+    assert "Fooled: the text of the saved file is the target" in captions  # and no threshold of p
     assert lv.check(tmp_path / "run", net)
 
 
