@@ -97,6 +97,8 @@ class FolderRows:
 
     def rows(self, finished: Collection[int]) -> list[LogRow]:
         """Return the rows of the snapshots in the folder; ``finished`` are the indices of finished tasks."""
+        if not self.folder.keeps_snapshots:
+            return []
         if self.is_separate:
             return list(self._separate_rows())
         return list(self._grid_rows(finished))
@@ -104,7 +106,7 @@ class FolderRows:
     def all(self) -> list[LogRow]:
         """Return the rows of a complete run: snapshots, and with many tasks means over all of them."""
         rows = self.rows(self.tasks.indices)
-        if not self.is_separate:
+        if self.folder.keeps_snapshots and not self.is_separate:
             rows += self._mean_rows()
         return rows
 

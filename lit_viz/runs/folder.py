@@ -450,7 +450,7 @@ class FolderStorage:
             with self._lock:
                 write_lines(self.path / layout.SEGMENTS / name, self._pending.values())
                 self._counts[name] = len(self._pending)
-                self._segments = None
+                self._segments = self._segments and self._segments.extended(name)
                 self._pending.clear()  # last: loggers read the tasks in another thread
         in_progress = {index: vars(contents) for index, contents in self.in_progress.items()}
         store = {"segments": dict(self._counts), "in_progress": in_progress, "snapshots": self._snapshots}

@@ -22,13 +22,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_viz.errors import LitVizError
 from lit_viz.runs.layout import SEGMENTS
-from lit_viz.types import Record
+from lit_viz.types import Record, Status
 from lit_viz.utils.files import (
     atomic_write,
     file_version,
@@ -56,17 +57,27 @@ class IndexedLines(Mapping[int, str]):
         entries: task index, number of the file, offset and code of each line.
 
     Attributes:
-        indices: task index of each line, int64 ``(N,)``, ascending.
-        files, codes: number of the file, and code, of each line, ``(N,)``.
+        indices, codes: task index, ascending, and code of each line, int64 ``(N,)``.
     """
 
     def __init__(self, paths: Sequence[Path], entries: Iterable[tuple[int, int, int, int]]) -> None:
-        self.paths, self._versions = paths, [file_version(path) for path in paths]
+        self.paths, self._versions = list(paths), [file_version(path) for path in paths]
         values = array("q")
         for entry in entries:
             values.extend(entry)
-        table = np.array(values, np.int64).reshape(-1, 4)
-        self.indices, self.files, self._offsets, self.codes = table[np.argsort(table[:, 0])].T.copy()
+        self._set_table(np.array(values, np.int64).reshape(-1, 4))
+
+    def _set_table(self, table: NDArray[np.int64]) -> None:
+        self._table = table[np.argsort(table[:, 0])]
+        self.indices, self._files, self._offsets, self.codes = self._table.T
+
+    def extended(self, others: IndexedLines) -> IndexedLines:
+        """Return these lines, and those of other files about other tasks."""
+        lines = IndexedLines((), ())
+        lines.paths, lines._versions = self.paths + others.paths, self._versions + others._versions
+        renumbered = others._table + np.array([0, len(self.paths), 0, 0])
+        lines._set_table(np.concatenate([self._table, renumbered]))
+        return lines
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -90,11 +101,11 @@ class IndexedLines(Mapping[int, str]):
     def place(self, index: int) -> tuple[Path, int]:
         """Return the file of a line, and its offset."""
         position = int(np.searchsorted(self.indices, index))
-        return self.paths[int(self.files[position])], int(self._offsets[position])
+        return self.paths[int(self._files[position])], int(self._offsets[position])
 
     def at(self, position: int) -> str:
         """Return the line at a position in task order."""
-        with self._open(int(self.files[position])) as file:
+        with self._open(int(self._files[position])) as file:
             return _line(file, int(self._offsets[position]))
 
     def items(self) -> Any:
@@ -105,7 +116,7 @@ class IndexedLines(Mapping[int, str]):
         """Yield the lines in task order."""
         opened: dict[int, BinaryIO] = {}
         with ExitStack() as stack:
-            for number, offset in zip(self.files.tolist(), self._offsets.tolist(), strict=True):
+            for number, offset in zip(self._files.tolist(), self._offsets.tolist(), strict=True):
                 if number not in opened:
                     if len(opened) >= _MOST_OPEN:
                         stack.close()
@@ -132,7 +143,8 @@ def _line(file: BinaryIO, offset: int) -> str:
 
 #: Most tasks of a segment.
 MOST_TASKS = 1000
-_START = re.compile(r'\{"index": (\d{1,18}), "status": "(\w{1,20})", "run": "(\w{64})", "record": ')
+_STATUSES = get_args(Status)
+_START = re.compile(r'\{"index": (\d{1,18}), "status": "(' + "|".join(_STATUSES) + r')", "run": "(\w{64})", "record": ')
 _NAME = re.compile(r"(\d+of\d+-)?\d{6,}\.jsonl")  # of a shard, with its name
 _ROWS = ', "rows": ['  # the last one: a metric or a file of this name is no list
 _END = len(', "sha256": ""}\n') + 64
@@ -247,7 +259,6 @@ class TaskSegments:
             paths = [path for path in paths if path.name in expected]
         self.counts = dict.fromkeys((path.name for path in paths), 0)
         self.damaged: dict[str, str] = {}
-        self._statuses: dict[str, int] = {}  # code of each
         self.lines = IndexedLines(paths, self._entries(paths))
         for name, count in (self.counts if expected is None else expected).items():
             if name not in self.counts:
@@ -255,6 +266,13 @@ class TaskSegments:
             elif count not in (None, self.counts[name]) or self.counts[name] == 0:
                 self.damaged.setdefault(name, CHANGED)
         self.values = lru_cache(64)(lambda index: self._parsed(self.lines[index]))  # of a task
+
+    def extended(self, name: str) -> TaskSegments:
+        """Return these tasks, and those of a segment that was written later; only this one is read."""
+        segments = TaskSegments(self._root, self._run, {name: None})
+        segments.counts, segments.damaged = self.counts | segments.counts, self.damaged | segments.damaged
+        segments.lines = self.lines.extended(segments.lines)
+        return segments
 
     def _entries(self, paths: list[Path]) -> Iterator[tuple[int, int, int, int]]:
         found: set[int] = set()
@@ -266,7 +284,7 @@ class TaskSegments:
                     continue
                 found.add(int(match[1]))
                 self.counts[path.name] += 1
-                yield int(match[1]), number, offset, self._statuses.setdefault(match[2], len(self._statuses))
+                yield int(match[1]), number, offset, _STATUSES.index(match[2])
 
     def _match(self, line: str) -> tuple[re.Match[str] | None, str]:
         """Return the start of a line of the run; for any other line None, and what is wrong with it."""
@@ -277,9 +295,8 @@ class TaskSegments:
 
     def statuses(self) -> Iterator[tuple[int, str]]:
         """Yield index and status of each task, in task order; a dict of 100,000 ones takes 11 MB."""
-        names = list(self._statuses)
         for index, code in zip(self.lines, self.lines.codes.tolist(), strict=True):
-            yield index, names[code]
+            yield index, _STATUSES[code]
 
     def all(self) -> Iterator[dict[str, Any]]:
         """Yield the values of all tasks, in task order."""

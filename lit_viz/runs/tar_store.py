@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
@@ -31,13 +31,12 @@ from lit_viz.runs.layout import TARS
 from lit_viz.runs.records import SaliencyRecord
 from lit_viz.runs.results import Outcome
 from lit_viz.runs.segments import MOST_TASKS, Contents, task_line
-from lit_viz.runs.stored import StoredRecords
 from lit_viz.runs.tars import DamagedTar, NewTar, read_member
 from lit_viz.runs.task_files import array_of, npy_of
 from lit_viz.types import Record
 from lit_viz.utils.files import json_line
 from lit_viz.utils.formatting import command_line
-from lit_viz.utils.sequences import LazySequence
+from lit_viz.utils.sequences import MappedSequence
 
 #: Where the results of tasks are: in files, or in tars of a thousand tasks each.
 Store = Literal["files", "tar"]
@@ -142,7 +141,7 @@ class TarStorage(FolderStorage):
         return [f"missing photographs: {len(missing)}, such as {missing[0]}; restore the files to see them"]
 
     def outcomes(self) -> Sequence[Outcome]:
-        return _StoredOutcomes(self.records(), self.outcome)
+        return MappedSequence(self.outcome, self.records())
 
     def outcome(self, record: Record) -> Outcome:
         return TarOutcome(record, self.path, self.read_source, partial(self.contents, record.index))
@@ -239,22 +238,6 @@ class TarOutcome(Outcome):
         if signature is not None and file_mismatch(self._root, tar, signature) is None:
             return "its record was edited, so start another run"
         return f"{command_line('resume', self._root)} computes its tasks again"
-
-
-class _StoredOutcomes(LazySequence[Outcome]):
-    """The outcomes of stored records."""
-
-    def __init__(self, records: StoredRecords, make: Callable[[Record], Outcome]) -> None:
-        self._records, self._make = records, make
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def make(self, position: int) -> Outcome:
-        return self._make(self._records[position])
-
-    def __iter__(self) -> Iterator[Outcome]:
-        return map(self._make, self._records)
 
 
 def to_half(values: Tensor) -> tuple[Tensor, float]:

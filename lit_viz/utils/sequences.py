@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
+Element = TypeVar("Element")
 
 
 class LazySequence(Sequence[T]):
@@ -25,3 +26,20 @@ class LazySequence(Sequence[T]):
         if isinstance(positions, range):
             return list(map(self.make, positions))
         return self.make(positions)
+
+
+class MappedSequence(LazySequence[T]):
+    """The values of a function for the elements of a sequence."""
+
+    def __init__(self, function: Callable[[Element], T], elements: Sequence[Element]) -> None:
+        self._function: Callable[[Any], T] = function
+        self._elements = elements
+
+    def __len__(self) -> int:
+        return len(self._elements)
+
+    def make(self, position: int) -> T:
+        return self._function(self._elements[position])
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._function, self._elements)

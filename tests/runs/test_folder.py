@@ -496,6 +496,26 @@ def test_statuses_of_many_tasks_take_little_memory(folder):
     assert size < 50 * count
 
 
+def test_a_commit_reads_only_its_own_segment(folder, monkeypatch):
+    for index in (5, 1):
+        finish(folder, index)
+    folder.commit()
+    assert list(folder.segments.lines) == [1, 5]
+    read = []
+    lines_of = segments_module.lines_with_offsets
+    monkeypatch.setattr(segments_module, "lines_with_offsets", lambda path: read.append(path.name) or lines_of(path))
+    for index, status in ((3, "failed"), (0, "done")):
+        folder.add_result(Result(task(index), Record.of(task(index), status=status), image()))
+        folder.commit()
+    assert [record.index for record in folder.records()] == [0, 1, 3, 5]
+    assert read == ["000001.jsonl", "000002.jsonl"]
+    again = FolderStorage(folder.path).segments
+    assert list(folder.segments.all()) == list(again.all())
+    assert dict(folder.segments.statuses()) == dict(again.statuses()) == {0: "done", 1: "done", 3: "failed", 5: "done"}
+    assert folder.segments.values(3) == again.values(3)
+    assert (folder.segments.counts, folder.segments.damaged) == (again.counts, {})
+
+
 def test_a_segment_that_another_process_replaces_is_read_again(folder):
     for index in range(3):
         finish(folder, index)
