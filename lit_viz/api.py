@@ -40,6 +40,7 @@ from lit_viz.runs.tar_store import open_run
 from lit_viz.utils.checking import checked_types
 from lit_viz.utils.formatting import Notify, choose_notify, remark
 from lit_viz.utils.parts import constructor_parameters
+from lit_viz.utils.sequences import split_commas
 
 MethodLike = str | Attribution | type[Attribution] | Callable[..., Tensor]
 
@@ -453,7 +454,7 @@ def compare(
     Raises:
         LitVizError: a folder is not a run, is not complete or was changed, or no task is finished.
     """
-    radii = eps.split(",") if isinstance(eps, str) else eps
+    radii = split_commas(eps)
     given = [folders] if isinstance(folders, (str, Path, Run)) else folders
     runs = [run.compared if isinstance(run, Run) else run_in_folder(run) for run in given]
     comparison = compare_runs(runs, [radii] if isinstance(radii, (float, int)) else radii)

@@ -267,7 +267,7 @@ def _method(name: str, words: Sequence[str], others: Mapping[str, Any] | None = 
     if values.get("count"):
         print(format_cost([run_cost(module, tasks) for module, tasks, _ in built]))
         return
-    given = [word for word in words if word not in ("--resume", "--overwrite")]
+    given = _repeated(words)
     if "out" not in values:
         given += ["--out", str(form.run.get("out"))]
     continuation = shlex.join(["lit-viz", name, *given, "--resume"])
@@ -282,6 +282,11 @@ def _method(name: str, words: Sequence[str], others: Mapping[str, Any] | None = 
     if len(runs) > 1:
         print(compared(runs, form.options()).table())
         _print_comparison(form.run["out"])
+
+
+def _repeated(words: Sequence[str]) -> list[str]:
+    """Return the words of a command that starts or continues the same run."""
+    return [word for word in words if word not in ("--resume", "--overwrite")]
 
 
 def _first_word(values: Mapping[str, Any], positional: str) -> Any:
@@ -299,7 +304,7 @@ def _demo(words: list[str]) -> None:
 
     values = function_parser("demo").values(words)
     out = values.pop("out", None)
-    given = [word for word in words if word not in ("--resume", "--overwrite")]
+    given = _repeated(words)
     if out is None:
         out = f"runs/demo/{utc_now()}"
         given = ["--out", out, *given]
@@ -367,13 +372,10 @@ def _status(words: list[str]) -> None:
     if is_json:
         print(json.dumps(as_json(states), indent=2))
         return
-    from rich.console import Console
-
-    console = Console(emoji=False)
     rows = [state.row() for state in states]
     if len(states) > 1:
         rows.append(total(states).row())
-    _print_table(console if console.is_terminal else Console(width=150, emoji=False), rows)
+    _print_table(_console(), rows)
 
 
 def _compare(words: list[str]) -> None:
@@ -534,10 +536,8 @@ def _print_results(run: Run) -> None:
     """Print the results, the errors and the files of a run, on rank zero only; exit with 1 if a task has failed."""
     if not is_rank_zero():
         return
-    from rich.console import Console
 
-    console = Console(emoji=False)
-    console = console if console.is_terminal else Console(width=150, emoji=False)
+    console = _console()
 
     def print_line(line: str) -> None:
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
@@ -558,7 +558,9 @@ def _print_results(run: Run) -> None:
     elif count <= MOST_SUMMARIZED:
         classes = run.presentation.summary(run.records)
         _print_table(console, classes[:MOST_PRINTED])
-        more = f"; {len(classes) - MOST_PRINTED} more classes" if len(classes) > MOST_PRINTED else ""
+        more = ""
+        if len(classes) > MOST_PRINTED:
+            more = f"; {len(classes) - MOST_PRINTED} more classes"
         print_line(f"all images are in results.jsonl{more}")
     for error in endings.explained():
         print_line(error)
@@ -588,17 +590,27 @@ def _logs(folder: Path) -> str:
     return clauses
 
 
+def _console() -> Console:
+    """Return the console of tables; 150 characters wide where it is no terminal."""
+    from rich.console import Console
+
+    console = Console(emoji=False)
+    if console.is_terminal:
+        return console
+    return Console(width=150, emoji=False)
+
+
 def _print_table(console: Console, rows: Sequence[Mapping[str, str]], records: Sequence[Record] | None = None) -> None:
     """Print rows as a table; with records, add their index and duration."""
     from rich.table import Table
     from rich.text import Text
 
     if records is not None:
-        seconds = ["-" if record.seconds is None else f"{record.seconds:.1f}" for record in records]
-        rows = [
-            {"": str(record.index), **row, "seconds": duration}
-            for record, row, duration in zip(records, rows, seconds, strict=True)
-        ]
+        numbered: list[Mapping[str, str]] = []
+        for record, row in zip(records, rows, strict=True):
+            seconds = "-" if record.seconds is None else f"{record.seconds:.1f}"
+            numbered.append({"": str(record.index), **row, "seconds": seconds})
+        rows = numbered
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = _visible_columns(rows, console.width)
     for column in columns:
@@ -612,8 +624,11 @@ def _print_table(console: Console, rows: Sequence[Mapping[str, str]], records: S
 def _visible_columns(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
     """Return the columns that fit into a terminal of a width in characters."""
     columns = list(next(iter(rows), {}))
-    widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in columns}
-    widths = {column: min(n, _TEXT_WIDTH) if column in _TEXT_COLUMNS else n for column, n in widths.items()}
+    widths: dict[str, int] = {}
+    for column in columns:
+        widths[column] = max(map(len, (column, *(row[column] for row in rows))))
+        if column in _TEXT_COLUMNS:
+            widths[column] = min(widths[column], _TEXT_WIDTH)
     for optional in _OPTIONAL_COLUMNS:
         if sum(widths[column] + 2 for column in columns) - 2 <= width:
             break

@@ -140,7 +140,9 @@ def _add_parts(parser: Parser, form: Form, shown: Collection[str] | None, chosen
     Arguments of one part alone are options without the name of the part, too.
     """
     parts = list(form.parts())
-    names = [name for owner in parts for name in owner.names]
+    names: list[str] = []
+    for owner in parts:
+        names += owner.names
     unique = [name for name in names if names.count(name) == 1 and name not in parser.taken]
     for owner in parts:
         of_part = None if owner.kind in chosen else shown

@@ -43,7 +43,9 @@ class Key(NamedTuple):
 
 def restart_seed(seed: int, restart: int) -> int:
     """Return the seed of all draws after the given restart of a task with this seed; its own seed before the first."""
-    return seed if restart == 0 else int(_hash_keys([Key(seed, restart)], "restart")[0])
+    if restart == 0:
+        return seed
+    return int(_hash_keys([Key(seed, restart)], "restart")[0])
 
 
 def generator_for(key: Key, purpose: str) -> torch.Generator:

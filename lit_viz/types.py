@@ -99,7 +99,9 @@ class Task:
     @property
     def goal(self) -> int | None:
         """The target, or in an untargeted task the label."""
-        return self.label if self.target is None else self.target
+        if self.target is None:
+            return self.label
+        return self.target
 
     @property
     def has_given_label(self) -> bool:
@@ -244,11 +246,15 @@ def _shortened(value: Any) -> str:
             return _count(value)
         return ", ".join(map(_shortened, value)) or "none"
     text = str(value)
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} ..."
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    return f"{text[:_MOST_CHARACTERS]} ..."
 
 
 def _count(values: Sized) -> str:
-    return "1 value" if len(values) == 1 else f"{len(values)} values"
+    if len(values) == 1:
+        return "1 value"
+    return f"{len(values)} values"
 
 
 @cache

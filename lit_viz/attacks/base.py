@@ -93,6 +93,18 @@ class Attack(StepRule):
             self._in_files = {**self._in_files, name: str(value)}
         return parse_radius(value)
 
+    def step_length(self, alpha: float | str | None) -> float | None:
+        """Return the length of a step in units of [0, 1]; None of an attack that chooses it.
+
+        Raises:
+            LitVizError: it is not positive.
+        """
+        if alpha is None:
+            return None
+        length = self.length("alpha", alpha)
+        require(math.isnan(length) or 0 < length < math.inf, "alpha must be positive", length)
+        return length
+
     def resolve_lengths(self, bands: Bands) -> None:
         """Set the lengths that are given in the unit of the files.
 
@@ -219,10 +231,15 @@ class BudgetAttack(Attack):
 
     def __init__(self, norm: NormName, eps: float | str | None, early_stop: bool = True) -> None:
         self.norm = norm_of(norm)
-        self.eps = self.norm.default_eps if eps is None else self.length("eps", eps)
-        self._given_eps = eps if eps is None or is_in_file_units(eps) else self.eps
+        self._given_eps = eps
+        if eps is None:
+            self.eps = self.norm.default_eps
+        else:
+            self.eps = self.length("eps", eps)
         if not is_in_file_units(eps):
             self.check_radius(self.eps, type(self).__name__)
+            if eps is not None:
+                self._given_eps = self.eps
         self.early_stop = early_stop
 
     @property
@@ -234,7 +251,10 @@ class BudgetAttack(Attack):
 
     def radii(self, x: Tensor, tasks: Sequence[Task]) -> Tensor:
         """Return the radii ``(N,)``: the tasks' option ``eps``, by default the attack's."""
-        radii = [self.check_radius(self.eps if task.eps is None else float(task.eps), task.name) for task in tasks]
+        radii: list[float] = []
+        for task in tasks:
+            eps = self.eps if task.eps is None else float(task.eps)
+            radii.append(self.check_radius(eps, task.name))
         return to_device(radii, x.device, torch.float64)
 
     def check_radius(self, eps: float, owner: str) -> float:

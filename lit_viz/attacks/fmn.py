@@ -41,7 +41,9 @@ class FMN(Attack):
     def __init__(self, norm: NormName = "l2", alpha: float | None = None, gamma: float = 0.05) -> None:
         require(0 < gamma < 1, "FMN: gamma must be between 0 and 1", gamma)
         self.norm = norm_of(norm)
-        self.alpha = Cosine(_ALPHA[self.norm] if alpha is None else alpha, final=0.01)
+        if alpha is None:
+            alpha = _ALPHA[self.norm]
+        self.alpha = Cosine(alpha, final=0.01)
         self.gamma = Cosine(gamma, final=0.02)
         self.objective = Margin()
 

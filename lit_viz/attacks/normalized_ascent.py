@@ -43,10 +43,12 @@ class NormalizedAscentAttack(Attack):
         objective: Objective | None = None,
     ) -> None:
         require(space in get_args(Space), "space must be pixels or normalized", repr(space))
-        self.lr = learning_rate(_RATES[space] if lr is None else lr)
+        if lr is None:
+            lr = _RATES[space]
+        self.lr = learning_rate(lr)
         self.space = space
         self.clamp = clamp
-        self.objective = TargetLogit() if objective is None else objective
+        self.objective = objective or TargetLogit()
         self.scale: Tensor | None = None
 
     def bind(self, network: Network) -> None:

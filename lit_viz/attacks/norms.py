@@ -54,7 +54,9 @@ def parse_radius(value: float | str, bands: Bands | None = None) -> float:
         if not isinstance(value, str):
             return float(value)
         numerator, slash, denominator = value.partition("/")
-        return float(numerator) / float(denominator) if slash else float(value)
+        if slash:
+            return float(numerator) / float(denominator)
+        return float(value)
     except ZeroDivisionError as error:
         raise LitVizError(f"the denominator of a radius must not be 0, got {value}") from error
     except (TypeError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -54,16 +53,14 @@ class PGD(ClimbingAttack):
         objective: Objective | None = None,
     ) -> None:
         super().__init__(norm, eps, random_start, restarts, early_stop)
-        alpha = None if alpha is None else self.length("alpha", alpha)
-        require(alpha is None or math.isnan(alpha) or 0 < alpha < math.inf, "alpha must be positive", alpha)
+        self.alpha = self.step_length(alpha)
         require(
             0 <= momentum <= _MOST_MOMENTUM, f"momentum must be 0 to {_MOST_MOMENTUM:g}", momentum, hint="1 is usual"
         )
         require(not nesterov or momentum > 0, "momentum must be positive for nesterov", momentum)
-        self.alpha = alpha
         self.momentum = momentum
         self.nesterov = nesterov
-        self.objective = CrossEntropy() if objective is None else objective
+        self.objective = objective or CrossEntropy()
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         state = super().init(x, tasks)
@@ -78,8 +75,11 @@ class PGD(ClimbingAttack):
             total = p_norm(gradient, 1)
             gradient = gradient / per_slot(torch.where(total > 0, total, 1), x)
             velocity = self.momentum * torch.where(per_slot(iteration, x) > 0, state["velocity"], 0) + gradient
-            gradient = gradient + self.momentum * velocity if self.nesterov else velocity
             state = state | {"velocity": velocity}
+            if self.nesterov:
+                gradient = gradient + self.momentum * velocity
+            else:
+                gradient = velocity
         alpha = per_slot(self.step_size(state), x)
         return self.project(torch.addcmul(x, alpha, self.norm.steepest(gradient)), state), state
 

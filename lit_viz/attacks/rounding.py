@@ -117,8 +117,11 @@ def save_and_verify(
     """
     verifier = Verifier(network, goals, targeted, thresholds, against)
     images = images.detach().cpu().float()
-    radii = [None] * len(images) if eps is None else eps.tolist()
-    formats = [PICTURE] * len(images) if formats is None else formats
+    radii = [None] * len(images)
+    if eps is not None:
+        radii = eps.tolist()
+    if formats is None:
+        formats = [PICTURE] * len(images)
     balls: list[LatticeBall] = []
     for source, radius, file_format in zip(sources, radii, formats, strict=True):
         balls.append(LatticeBall(source, norm, radius, file_format))
@@ -209,8 +212,11 @@ class Verifier:
         against: Tensor | None = None,
     ) -> None:
         self.network, self.goals, self.targeted = network, goals.cpu(), targeted.cpu()
-        self.thresholds = torch.zeros(len(goals)) if thresholds is None else thresholds.cpu()
-        self.against = torch.full_like(self.goals, -1) if against is None else against.cpu()
+        if thresholds is None:
+            thresholds = torch.zeros(len(goals))
+        if against is None:
+            against = torch.full_like(self.goals, -1)
+        self.thresholds, self.against = thresholds.cpu(), against.cpu()
 
     def __getitem__(self, rows: Sequence[int]) -> Verifier:
         goals, targeted = self.goals[rows], self.targeted[rows]
@@ -408,14 +414,19 @@ def _next_count(tried: Sequence[tuple[int, float]], predicted: Tensor, required:
     else:
         rate = (other[1] - margin) / float(predicted[other[0]] - predicted[k])
         gain = float(predicted[k])
-        gain += (required - margin) / rate if rate > 0 else gain
+        if rate > 0:
+            gain += (required - margin) / rate
+        else:
+            gain *= 2
     count = min(int((predicted[1:] <= gain).sum()) + 1, len(predicted) - 1)
     if sufficient:
         is_useful = k < count < sufficient[0][0] * (1 - _REDUCTION)
     else:
         count = min(count, _GROWTH * k or count)
         is_useful = count > k
-    return count if is_useful else None
+    if is_useful:
+        return count
+    return None
 
 
 # -- the lattice
@@ -471,7 +482,9 @@ class LatticeBall:
 
     def by_level(self, gradient: Tensor) -> Tensor:
         """Return a gradient by 8-bit levels as one by levels of the format."""
-        return gradient if self.format == PICTURE else gradient * (LEVELS / self.format.steps)
+        if self.format == PICTURE:
+            return gradient
+        return gradient * (LEVELS / self.format.steps)
 
     def nearest(self, image: Tensor) -> Tensor:
         """Return the nearest levels of an image, which may be slightly outside an L2 ball; NaN becomes black."""

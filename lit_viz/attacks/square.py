@@ -57,7 +57,9 @@ class Square(BudgetAttack):
         self, norm: NormName = "linf", eps: float | str | None = None, p: float | None = None, early_stop: bool = True
     ) -> None:
         super().__init__(norm, eps, early_stop)
-        self.p = _P[self.norm] if p is None else p
+        if p is None:
+            p = _P[self.norm]
+        self.p = p
         require(0 < self.p <= 1, "Square: p must be above 0 and at most 1", self.p)
         self.objective = SquareLoss()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from lit_viz.attacks.base import BudgetAttack
 from lit_viz.attacks.norms import NormName, norm_of
-from lit_viz.errors import LitVizError, require
+from lit_viz.errors import LitVizError
 from lit_viz.networks import Network
 from lit_viz.objectives import ClippedCrossEntropy
 from lit_viz.optim import Cosine, Evaluate, Evaluation, State
@@ -47,10 +46,10 @@ class Universal(BudgetAttack):
         alpha: float | str | None = None,
         clip: float = 9.0,
     ) -> None:
-        super().__init__(norm, norm_of(norm).universal_eps if eps is None else eps, early_stop=False)
-        alpha = None if alpha is None else self.length("alpha", alpha)
-        require(alpha is None or math.isnan(alpha) or 0 < alpha < math.inf, "alpha must be positive", alpha)
-        self.alpha = alpha
+        if eps is None:
+            eps = norm_of(norm).universal_eps
+        super().__init__(norm, eps, early_stop=False)
+        self.alpha = self.step_length(alpha)
         self.objective = ClippedCrossEntropy(clip)
 
     def bind(self, network: Network) -> None:

@@ -82,7 +82,9 @@ class BaselinePhotographs:
     def levels(self, images: Tensor) -> Tensor:
         """Return images ``(N, C, H, W)`` in /255: as uint8 of pictures, else unrounded."""
         levels = images * 255
-        return levels.round().byte() if self._bands_of(images.shape[1]).are_pictures else levels
+        if self._bands_of(images.shape[1]).are_pictures:
+            return levels.round().byte()
+        return levels
 
     def _bands_of(self, channels: int) -> Bands:
         return self._bands or Bands(channels)
@@ -112,7 +114,9 @@ class Baseline:
 
     def record_fields(self) -> dict[str, Any]:
         """Return the checksum of the pixels of files."""
-        return {"baselines_sha256": self.kind.sha256} if isinstance(self.kind, BaselinePhotographs) else {}
+        if isinstance(self.kind, BaselinePhotographs):
+            return {"baselines_sha256": self.kind.sha256}
+        return {}
 
     def __call__(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
         """Compute the baselines of ``x`` ``(N, ...)``, same shape.

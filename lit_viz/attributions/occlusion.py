@@ -41,7 +41,9 @@ class Occlusion(Ablation):
     ) -> None:
         super().__init__(baseline, sigma)
         self.default_window, self.stride = window is None, stride
-        self._set_window(_WINDOW if window is None else window)
+        if window is None:
+            window = _WINDOW
+        self._set_window(window)
 
     def _set_window(self, window: int | Sequence[int]) -> None:
         """Set the sides of the window and the strides, ``[height, width]`` each."""

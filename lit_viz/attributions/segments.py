@@ -63,7 +63,9 @@ class Segments:
     @property
     def most(self) -> int:
         """Maximum number of regions of an image."""
-        return self.given if isinstance(self.given, int) else 1 + int(self._mask.max())
+        if isinstance(self.given, int):
+            return self.given
+        return 1 + int(self._mask.max())
 
     def bind(self, channels: int, size: tuple[int, ...]) -> None:
         """Check that a mask file fits the images of a network."""
@@ -133,7 +135,9 @@ def regions_of(features: Features, segments: int | str) -> Segments | BandRegion
         segments: number of superpixels, or a mask file.
     """
     require(features in get_args(Features), "features must be segments or bands", repr(features))
-    return BandRegions() if features == "bands" else Segments(segments)
+    if features == "bands":
+        return BandRegions()
+    return Segments(segments)
 
 
 def superpixels(image: NDArray[np.uint8], most: int) -> NDArray[np.int64]:

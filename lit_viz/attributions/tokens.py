@@ -12,6 +12,7 @@ from lit_viz.errors import LitVizError, require
 from lit_viz.networks import Network
 from lit_viz.networks.layers import Layout, prefix_tokens
 from lit_viz.networks.summaries import probe_images
+from lit_viz.utils.sequences import split_commas
 
 #: Rows and columns of patches, such as (14, 14) or "14,14"; None for those of the network.
 TokenGrid = Sequence[int] | str | None
@@ -22,8 +23,7 @@ def parse_grid(grid: TokenGrid) -> tuple[int, int] | None:
     if grid is None:
         return None
     try:
-        sides = grid.split(",") if isinstance(grid, str) else grid
-        rows, columns = map(int, sides)
+        rows, columns = map(int, split_commas(grid))
     except ValueError as error:
         raise LitVizError(f"grid must be rows,columns such as 14,14, got {grid!r}") from error
     require(min(rows, columns) >= 1, "rows and columns of grid must be positive", repr(grid))

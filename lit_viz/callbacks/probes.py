@@ -100,11 +100,12 @@ class ClassVisualizationProbe(Probe):
         return TaskQueue(class_tasks(network, self.target, None, self.seed), evidence=False)
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
-        return {
-            f"class/{slug(r.record.title)}": (enlarged(r.picture), result_caption(r))
-            for r in results
-            if r.picture is not None
-        }
+        images: dict[str, CaptionedImage] = {}
+        for result in results:
+            if result.picture is not None:
+                name = f"class/{slug(result.record.title)}"
+                images[name] = enlarged(result.picture), result_caption(result)
+        return images
 
     def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
         probabilities = {slug(result.record.title): result.record.probability for result in results}
@@ -145,7 +146,8 @@ class ImageProbe(Probe):
             images, label = self.given, self.label
             if is_dataset(images):
                 images, classes = self._read(network)
-                label = classes if label is None else label
+                if label is None:
+                    label = classes
             queue = ImageTasks(network, images, label=label)
             queue.evidence = False
             for task in queue.tasks:
@@ -207,14 +209,12 @@ class SaliencyProbe(ImageProbe):
         return SaliencyMap(network, method=self.attribution, batch=self.slots, **self.run_options)
 
     def images(self, results: Sequence[Result]) -> Mapping[str, CaptionedImage]:
-        return {
-            f"saliency/{result.task.index:04d}": (
-                tile([enlarged(result.source_picture), enlarged(result.picture)], columns=2),
-                result_caption(result),
-            )
-            for result in results
-            if result.source_picture is not None and result.picture is not None
-        }
+        images: dict[str, CaptionedImage] = {}
+        for result in results:
+            if result.source_picture is not None and result.picture is not None:
+                pair = [enlarged(result.source_picture), enlarged(result.picture)]
+                images[f"saliency/{result.task.index:04d}"] = tile(pair, columns=2), result_caption(result)
+        return images
 
 
 class RobustnessProbe(ImageProbe):
@@ -255,10 +255,15 @@ class RobustnessProbe(ImageProbe):
         super().__init__(images, every_n_epochs, **{"slots": options.get("limit", 64), **options})
         if isinstance(attack, Attack) and eps is not None:
             raise LitVizError("eps must be an argument of the attack's instance")
-        kind = type(attack) if isinstance(attack, Attack) else find_part(attack, ATTACKS, "attack")
+        if isinstance(attack, Attack):
+            kind = type(attack)
+        else:
+            kind = find_part(attack, ATTACKS, "attack")
         if not issubclass(kind, BudgetAttack):
             raise LitVizError(without_radius(kind))
-        radius: dict[str, Any] = {} if eps is None else {"eps": eps}
+        radius: dict[str, Any] = {}
+        if eps is not None:
+            radius["eps"] = eps
         self.attack = attack if isinstance(attack, Attack) else kind(**radius)
 
     def method(self, network: Network) -> ImageTraining:
@@ -269,7 +274,9 @@ class RobustnessProbe(ImageProbe):
         pictures = [*(result.source_picture for result in successes), *(result.picture for result in successes)]
         names = ", ".join(str(getattr(result.record, "predicted_name", "")) for result in successes)
         image = [enlarged(picture) for picture in pictures if picture is not None]
-        return {"adversarial": (tile(image, columns=len(successes)), f"predicted: {names}")} if successes else {}
+        if successes:
+            return {"adversarial": (tile(image, columns=len(successes)), f"predicted: {names}")}
+        return {}
 
     def metrics(self, results: Sequence[Result]) -> Mapping[str, float]:
         outcomes: Sequence[Outcome[Any]] = MemoryStorage(results).outcomes()

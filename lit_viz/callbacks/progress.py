@@ -151,7 +151,9 @@ class Progress(Callback):
             return
         progress = cast(ImageTraining, module).progress()
         finished = progress.ended - progress.failed - progress.skipped
-        others = f" ({', '.join(_unsuccessful(progress))})" if _unsuccessful(progress) else ""
+        others = ", ".join(_unsuccessful(progress))
+        if others:
+            others = f" ({others})"
         seconds = time.monotonic() - self._started
         duration = f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
         images = f"{finished} of {pluralize(progress.total, 'image')}"

@@ -38,5 +38,7 @@ def failures_reported(module: Method, resume: Callable[[], str] = str) -> Iterat
         if not is_out_of_memory(error):
             raise
         device = "GPU" if is_out_of_gpu_memory(error) else "CPU"
-        hint = f"; finished images are kept{hint} and fewer slots" if (hint := resume()) else ""
+        hint = resume()
+        if hint:
+            hint = f"; finished images are kept{hint} and fewer slots"
         raise LitVizError(f"out of {device} memory: use {fewer}, fewer views or smaller images{hint}") from error

@@ -208,6 +208,10 @@ class Slots(nn.Module):
         """Return the checkpoint entry of each slot."""
         return [self.entry(n) for n in range(len(self))]
 
+    def tasks_of(self, rows: Sequence[int]) -> list[Task]:
+        """Return the tasks of some slots."""
+        return [self.tasks[n] for n in rows]
+
     def entry(self, n: int) -> dict[str, Any]:
         """Return the checkpoint entry of slot n."""
         task = self.tasks[n]

@@ -141,7 +141,9 @@ class Result:
     @property
     def source_picture(self) -> Tensor | None:
         """The photograph as it is drawn."""
-        return None if self.source is None else FileFormat.of(self.record.format).draw(self.source)
+        if self.source is None:
+            return None
+        return FileFormat.of(self.record.format).draw(self.source)
 
     @property
     def is_finished(self) -> bool:
@@ -172,4 +174,6 @@ class Result:
 
 
 def _drawn(content: Tensor | Heat | None) -> Tensor | None:
-    return content.picture if isinstance(content, Heat) else content
+    if isinstance(content, Heat):
+        return content.picture
+    return content

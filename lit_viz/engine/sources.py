@@ -85,7 +85,9 @@ def replaced_sources(names: Sequence[str]) -> ChangedInput:
     if len(names) == 1:
         found, files = f"{names[0]} is another file", "the file"
     else:
-        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        more = ""
+        if len(names) > MOST_NAMES:
+            more = f" and {len(names) - MOST_NAMES} more"
         listed = ", ".join(names[:MOST_NAMES])
         found, files = f"{pluralize(len(names), 'photograph')} are other files ({listed}{more})", "them"
     return ChangedInput(
@@ -98,7 +100,9 @@ def input_name(task: Task) -> str:
     """Return the name, in messages, of the image of a task, or of its tile."""
     name = f"image {task.image}" if task.source is None else task.source
     tile = tile_of(task)
-    return name if tile is None else f"the tile at row {tile.row} and column {tile.column} of {name}"
+    if tile is None:
+        return name
+    return f"the tile at row {tile.row} and column {tile.column} of {name}"
 
 
 def init_name(source: str | None) -> str:
@@ -109,4 +113,6 @@ def init_name(source: str | None) -> str:
 def tile_of(task: Task) -> Tile | None:
     """Return the part of a large image that a task is about; None for a whole image."""
     tile = task.tile
-    return None if tile is None else Tile.from_dict(tile)
+    if tile is None:
+        return None
+    return Tile.from_dict(tile)

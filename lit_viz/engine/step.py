@@ -451,7 +451,9 @@ class Step:
         if best is None:
             return snapshot
         is_better = error is not None or self.method.shortfall(best) <= self.method.shortfall(snapshot)
-        return best if is_better else snapshot
+        if is_better:
+            return best
+        return snapshot
 
     def _error(self, n: int) -> str:
         if self.iteration[n] == 0 and not self.scores[n].isfinite():
@@ -476,8 +478,9 @@ def merge_final(snapshots: Sequence[Snapshot], finals: Sequence[Snapshot]) -> li
     for final in finals:
         place = (final.task.index, final.iteration)
         earlier = merged.pop(place, None)
-        metrics = final.metrics if earlier is None else {**earlier.metrics, **final.metrics}
-        merged[place] = replace(final, metrics=metrics)
+        if earlier is not None:
+            final = replace(final, metrics={**earlier.metrics, **final.metrics})
+        merged[place] = final
     return list(merged.values())
 
 

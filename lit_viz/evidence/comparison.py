@@ -137,7 +137,9 @@ def _recorded_class(record: Any, field: str, logits: Tensor, labels: Sequence[st
     """Return the recorded index of a class; without a field for it, the most probable class of the recorded name."""
     if hasattr(record, field):
         index: int | None = getattr(record, field)
-        return index if index is not None and 0 <= index < len(labels) else None
+        if index is not None and 0 <= index < len(labels):
+            return index
+        return None
     return max(_classes(getattr(record, f"{field}_name"), labels), key=lambda n: float(logits[n]), default=None)
 
 

@@ -73,7 +73,9 @@ class Measure:
     def is_better_than(self, other: Measure) -> bool:
         """Return whether the value is better than that of another one."""
         value, of_other = self.estimate().value, other.estimate().value
-        return value > of_other if self.better == "higher" else value < of_other
+        if self.better == "higher":
+            return value > of_other
+        return value < of_other
 
     def is_distinguishable(self, other: Measure) -> bool:
         """Return whether the paired 95 % bootstrap interval of the difference to another one, which has the same
@@ -156,11 +158,11 @@ def are_best(measures: Sequence[Measure | None]) -> list[bool]:
     for measure in complete[1:]:
         if measure.is_better_than(best):
             best = measure
-    chosen: list[Measure] = []
+    chosen: set[int] = set()
     for measure in complete:
         if measure is best or not best.is_distinguishable(measure):
-            chosen.append(measure)
-    return [any(measure is other for other in chosen) for measure in measures]
+            chosen.add(id(measure))
+    return [id(measure) in chosen for measure in measures]
 
 
 def _complete(measures: Sequence[Measure | None]) -> list[Measure]:

@@ -54,14 +54,18 @@ class NaturalImages:
         self, network: Network, layers: Mapping[str, Layout], files: Sequence[str], places: Iterable[int]
     ) -> None:
         self._network, self._layers = network, layers
-        read = sorted(set(places)) if layers else []
-        self._rows = {place: row for row, place in enumerate(read)}
+        self._rows: dict[int, int] = {}  # by place
+        self._means: dict[str, Tensor] = {}
+        if not layers:
+            return
+        read = sorted(set(places))
+        self._rows = dict(zip(read, range(len(read)), strict=True))
         parts: dict[str, list[Tensor]] = defaultdict(list)
         for first in range(0, len(read), _BATCH):
             images = [read_input(network, files[place]) for place in read[first : first + _BATCH]]
             for layer, means in channel_means(network, layers, torch.stack(images)).items():
                 parts[layer].append(means)
-        self._means = {layer: torch.cat(rows) for layer, rows in parts.items()}
+        self._means = _joined(parts)
 
     def compare(self, image: Tensor, natural: Sequence[int], others: Sequence[int]) -> list[LayerNaturalness]:
         """Return the figure of each layer for a synthetic image ``(C, H, W)``.
@@ -155,7 +159,11 @@ def channel_means(classifier: Network, layers: Mapping[str, Layout], images: Ten
         for part in torch.split(images, _BATCH):
             for layer, activation in network.activations(part, list(layers)).items():
                 means[layer].append(_channel_mean(activation, layers[layer]).float().cpu())
-    return {layer: torch.cat(parts) for layer, parts in means.items()}
+    return _joined(means)
+
+
+def _joined(parts: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+    return {layer: torch.cat([*rows]) for layer, rows in parts.items()}
 
 
 def _channel_mean(activation: Tensor, layout: Layout) -> Tensor:

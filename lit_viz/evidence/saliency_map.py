@@ -96,7 +96,9 @@ class SaliencyMapVerifier(OutcomeVerifier[SaliencyMap, SaliencyRecord, SaliencyE
         """Return the seconds of the comparison with Captum; None for no limit."""
         if not self.settings.at_end_of_run:
             return None
-        return run_seconds(self.outcomes) if self.settings.captum == "auto" else CAPTUM_SECONDS
+        if self.settings.captum == "auto":
+            return run_seconds(self.outcomes)
+        return CAPTUM_SECONDS
 
     def _localize(self) -> EvidencePart:
         """Localize objects by the maps, and compare their boxes with reference boxes, if the options select it."""

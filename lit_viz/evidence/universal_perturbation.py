@@ -172,7 +172,9 @@ def _file_image(picture: Picture | None) -> Tensor | None:
     """Return the image ``(C, H, W)`` in [0, 1] of a file, or as a file has it."""
     if picture is None:
         return None
-    return PICTURE.read(picture) if isinstance(picture, Path) else decode(encode_png(picture))
+    if isinstance(picture, Path):
+        return PICTURE.read(picture)
+    return decode(encode_png(picture))
 
 
 def _photograph(picture: Picture | None) -> Tensor | None:
@@ -228,7 +230,9 @@ def saturated_since(curve: Curve, limit: float) -> int | None:
             since = None
         elif since is None:
             since = iteration
-    return since if since is not None and since <= 0.9 * curve[-1][0] else None
+    if since is not None and since <= 0.9 * curve[-1][0]:
+        return since
+    return None
 
 
 def fooling_rates(record: UniversalRecord) -> list[str]:
@@ -244,4 +248,6 @@ def fooling_rates(record: UniversalRecord) -> list[str]:
 
 def count_text(rate: float | None, n: int | None) -> str:
     """Return a rate of ``n`` as a count, ``3 of 8``; ``-`` without a finite rate."""
-    return f"{round(rate * n)} of {n}" if n and rate is not None and math.isfinite(rate) else "-"
+    if n and rate is not None and math.isfinite(rate):
+        return f"{round(rate * n)} of {n}"
+    return "-"

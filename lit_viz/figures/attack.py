@@ -116,7 +116,9 @@ def _caption(attacked: Sequence[Attacked], result: str, is_clipped: bool, has_cu
 def _success(outcome: Attacked) -> bool | None:
     """Return whether the file fools the network; None if it was not tested."""
     record = outcome.record
-    return None if _is_skipped(outcome) else record.success_file
+    if _is_skipped(outcome):
+        return None
+    return record.success_file
 
 
 def _row_head(record: AdversarialRecord) -> Grid:

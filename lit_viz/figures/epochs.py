@@ -51,7 +51,9 @@ def epoch_folders(folder: str | Path) -> dict[int, Path]:
 def _epoch_of(path: Path) -> int | None:
     """Return the epoch in a folder's name; None for other names."""
     number = path.name.removeprefix(_PREFIX)
-    return int(number) if number.isdecimal() and len(number) < _MOST_DIGITS else None
+    if number.isdecimal() and len(number) < _MOST_DIGITS:
+        return int(number)
+    return None
 
 
 def delete_epochs(folder: str | Path, after: int) -> None:

@@ -87,5 +87,8 @@ def _draw(
         casing = [Stroke(linewidth=width + 1.2, foreground="white"), Normal()]
         (x0, y0), (x1, y1) = places[i], places[j]
         axes.plot([x0, x1], [y0, y1], color=color, linewidth=width, solid_capstyle="round", path_effects=casing)
-    for k in sorted({k for i, j, _ in drawn for k in (i, j)}):
+    linked: set[int] = set()
+    for i, j, _ in drawn:
+        linked |= {i, j}
+    for k in sorted(linked):
         axes.plot(*places[k], marker="o", markersize=4, color="#1a1a1a", markeredgecolor="white", markeredgewidth=0.8)

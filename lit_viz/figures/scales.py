@@ -58,7 +58,9 @@ class ColorScale:
         low, high = f"−{limit}", limit
         if self.clipped:
             low, high = f"≤ {low}", f"≥ {high}"
-        return (low, high) if self.signed else ("0", high)
+        if self.signed:
+            return (low, high)
+        return ("0", high)
 
 
 class ColorBar:
@@ -94,7 +96,9 @@ class ColorBar:
 
 
 def _color_map(signed: bool) -> Callable[[Tensor, float], Tensor]:
-    return signed_heat if signed else heat
+    if signed:
+        return signed_heat
+    return heat
 
 
 def number(value: float) -> str:

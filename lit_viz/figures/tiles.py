@@ -262,7 +262,9 @@ def _margin(outcome: Outcome[AdversarialRecord]) -> float | None:
 
 def _range(scores: Tensor) -> tuple[float, float]:
     finite = scores[scores.isfinite()]
-    return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+    if len(finite):
+        return (float(finite.min()), float(finite.max()))
+    return (0.0, 0.0)
 
 
 def _painted(image: TiledImage, scores: Tensor, shape: Sequence[int], factor: int) -> Tensor:

@@ -121,7 +121,9 @@ class FileFormat:
 
     def draw(self, image: Tensor) -> Tensor:
         """Return the drawn bands ``(1, H, W)`` or ``(3, H, W)`` of an image ``(C, H, W)``."""
-        return image[list(self.display)] if self.display else image
+        if self.display:
+            return image[list(self.display)]
+        return image
 
     # -- the lattice
 

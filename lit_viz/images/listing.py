@@ -25,6 +25,7 @@ from lit_viz.utils.files import (
     utf8_name,
 )
 from lit_viz.utils.formatting import pluralize
+from lit_viz.utils.sequences import as_list
 from lit_viz.zoo import photograph_names
 
 #: Prefix of images passed from Python as arrays, followed by their index.
@@ -47,7 +48,7 @@ def has_array_images(config: Mapping[str, Any]) -> bool:
         config: form of the run.
     """
     images = arguments_of(config, "tasks").get("images") or ()
-    given = [images] if isinstance(images, str) else list(images)
+    given = as_list(images)
     given.append(arguments_of(config, "module").get("init"))
     return any(str(item).startswith(ARRAY_PREFIX) for item in given)
 

@@ -101,4 +101,6 @@ def _paeth(left: int, upper: int, corner: int) -> int:
     distances = abs(estimate - left), abs(estimate - upper), abs(estimate - corner)
     if distances[0] <= distances[1] and distances[0] <= distances[2]:
         return left
-    return upper if distances[1] <= distances[2] else corner
+    if distances[1] <= distances[2]:
+        return upper
+    return corner

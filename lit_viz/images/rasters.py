@@ -247,13 +247,17 @@ class _Values:
         if count:
             fill = self.options.fill
             if fill is None:
-                named = "NaN" if file_format.no_data is None else f"NaN or {file_format.no_data:g}"
+                named = "NaN"
+                if file_format.no_data is not None:
+                    named += f" or {file_format.no_data:g}"
                 raise LitVizError(f"{self.name} has {count} values without data ({named}): give fill=VALUE for them")
             numbers[missing] = fill
             self.filled += count
         if 0 < count < missing.size:
             pixels = torch.from_numpy(missing)
-            self.no_data = pixels if self.no_data is None else self.no_data | pixels
+            if self.no_data is not None:
+                pixels = pixels | self.no_data
+            self.no_data = pixels
         if not self.options.clip and bool(np.isinf(numbers).any()):
             raise LitVizError(f"{self.name} has infinite values in {self.bands.name(index)}: give clip=True")
         self._extremes.append((float(numbers.min()), float(numbers.max())))

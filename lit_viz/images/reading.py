@@ -305,7 +305,9 @@ def decode_planes(file: Path, size: tuple[int, int]) -> tuple[Iterator[_Plane], 
         image = _scale_deep_gray(opened)
         if is_large and not drafted:
             image = _reduce(image, least)
-        size = (width, height) if rotated else (height, width)
+        size = (height, width)
+        if rotated:
+            size = (width, height)
         return _planes(ImageOps.exif_transpose(image)), size
 
 

@@ -94,7 +94,9 @@ def picture_size(images: Any) -> tuple[int, int] | None:
         else:
             height, width = shape[-2:]
         sizes.add((height, width))
-    return sizes.pop() if len(sizes) == 1 else None
+    if len(sizes) == 1:
+        return sizes.pop()
+    return None
 
 
 def initial_image(image: ImageLike, bands: Bands | None = None) -> tuple[str | Tensor, str]:
@@ -193,7 +195,9 @@ def _in_order(values: Tensor, axes: str) -> Tensor:
 def _as_tensor(image: Any) -> Tensor | None:
     """Return the values of an array or tensor; None if they are no image."""
     if isinstance(image, Tensor):
-        return image.detach() if image.layout == torch.strided and not image.is_meta else None
+        if image.layout == torch.strided and not image.is_meta:
+            return image.detach()
+        return None
     if isinstance(image, np.ndarray) and (image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating)):
         dtype = image.dtype if image.dtype in (np.uint8, np.float64) else np.float32
         return torch.from_numpy(np.array(image, dtype=dtype, order="C"))
@@ -230,7 +234,9 @@ def checked_pictures(pictures: Tensor) -> Tensor:
         )
     if values.dtype != torch.float64:
         values = values.float()
-    return values.clamp(0, 1) if low < 0 or high > 1 else values
+    if low < 0 or high > 1:
+        return values.clamp(0, 1)
+    return values
 
 
 def _without_normalization(pictures: Tensor, normalization: Normalization | None) -> Tensor:

@@ -17,6 +17,7 @@ from lit_viz.methods.photographs import TARGET_RULES
 from lit_viz.methods.tasks import ImageTasks
 from lit_viz.networks import Network
 from lit_viz.networks.loading import with_output
+from lit_viz.utils.sequences import as_list
 
 #: Values of targets and labels that are no texts.
 _RULES = (*TARGET_RULES, "none", "folders")
@@ -56,7 +57,7 @@ def with_answers(network: Network, tasks: dict[str, Any], fit: Fit | None) -> Ne
     vary = tasks.get("vary") or {}
     texts: list[str] = []
     for given in (tasks.get("target"), tasks.get("label"), vary.get("target")):
-        for word in given if isinstance(given, (list, tuple)) else [given]:
+        for word in as_list(given):
             if isinstance(word, str) and word not in _RULES and Path(word).suffix != ".csv":
                 texts.append(word)
     if texts and output.per == "answer":
@@ -85,7 +86,7 @@ def _given(tasks: dict[str, Any], listed: ImageTasks) -> list[str]:
         LitVizError: target is no text.
     """
     target = tasks.get("target")
-    several: list[Any] = list(target) if isinstance(target, (list, tuple)) else [target]
+    several = as_list(target)
     is_text = all(isinstance(text, str) for text in several)
     require(is_text, "per token, texts must be given as target", repr(target))
     if len(several) > 1:

@@ -164,7 +164,9 @@ class Form(MethodForm):
 def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return value
 
 
 def _instances_in(value: Any) -> Iterator[str]:

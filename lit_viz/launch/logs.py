@@ -75,7 +75,7 @@ def log_run(
             logger fails.
     """
     requested = RunOptions(logger=to, logging=settings)
-    names = logger_names([logger for logger in requested.loggers if isinstance(logger, str)])
+    names = logger_names(requested.given_names)
     if not (names or requested.own_loggers):
         raise LitVizError(f"to must name a logger, got {to!r}: choose from {', '.join(LOGGERS)}")
     folder = open_run(path)

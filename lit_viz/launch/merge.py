@@ -140,7 +140,9 @@ def _missing_shards(folders: Sequence[FolderStorage], parts: Sequence[QueuePart]
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else shortened(value)
+    if isinstance(value, str):
+        return value
+    return shortened(value)
 
 
 def _named(missing: Sequence[str]) -> str:

@@ -29,16 +29,20 @@ def read_config(spec: MethodSpec, name: str | Path | None) -> Form:
     Raises:
         LitVizError: there is none, or it is of another method.
     """
-    chosen = spec.config if name is None else name
-    path = find_config(spec.name, chosen) if chosen else None
-    form = Form.of_mapping({}, spec.name) if path is None else Form.read(path)
+    if name is None:
+        name = spec.config
+    if name:
+        name = find_config(spec.name, name)
+        form = Form.read(name)
+    else:
+        form = Form.of_mapping({}, spec.name)
     form.module.setdefault("class_path", spec.modules[0])
     form.tasks.setdefault("class_path", spec.tasks)
     kind = form.module_class
     path_of_kind = f"lit_viz.{kind.__name__}" if kind.__module__.startswith("lit_viz.") else ""
     for other in METHODS.values():
         if path_of_kind in other.modules and path_of_kind not in spec.modules:
-            raise LitVizError(f"{path} is the configuration of lit-viz {other.name}, not of lit-viz {spec.name}")
+            raise LitVizError(f"{name} is the configuration of lit-viz {other.name}, not of lit-viz {spec.name}")
     for key in ("out", "overwrite", "resume", "shard"):
         form.run.pop(key, None)
     return form
@@ -67,7 +71,9 @@ def method_form(
     section, given = split_section(values)
     config = given.pop("config", None)
     form = base or read_config(spec, spec.config_for(given, network) if config is None else config)
-    form.network = section if "name" in section else form.network | section
+    if "name" in section:
+        form.network = {}
+    form.network = form.network | section
     if config is None and network is not None:
         spec.adapt(form, given, network)
     selection = {name: given.pop(name) for name in spec.selection if name in given}
@@ -103,7 +109,9 @@ def run_method(name: str, arguments: Mapping[str, Any]) -> Any:
     for one in form.runs():
         module, tasks = one.build(network)
         runs.append(finished(execute(module, tasks, one.options(), notify=choose_notify(progress))))
-    return runs[0] if len(runs) == 1 else compared(runs, form.options())
+    if len(runs) == 1:
+        return runs[0]
+    return compared(runs, form.options())
 
 
 def compared(runs: Sequence[Run], options: RunOptions) -> Comparison:

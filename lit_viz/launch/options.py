@@ -30,6 +30,7 @@ from lit_viz.runs.tar_store import Store
 from lit_viz.types import slug
 from lit_viz.utils.checking import check_fields, check_types
 from lit_viz.utils.imports import import_by_path
+from lit_viz.utils.sequences import as_list
 
 #: Arguments of the Trainer of a run, unless others are given.
 TRAINER_DEFAULTS = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "precision": None}
@@ -118,20 +119,23 @@ class RunOptions:
     @property
     def loggers(self) -> list[str | Logger]:
         """Names of loggers, and loggers of Lightning; names may have commas."""
-        given = self.logger
-        items: Sequence[Any] = given if isinstance(given, (list, tuple)) else [given]
         loggers: list[str | Logger] = []
-        for item in items:
+        for item in as_list(self.logger):
             if isinstance(item, str):
                 loggers += item.split(",")
             elif item is not None:
                 loggers.append(item)
         return loggers
 
+    @property
+    def given_names(self) -> list[str]:
+        """Names of loggers as they are given."""
+        return [logger for logger in self.loggers if isinstance(logger, str)]
+
     def recorded(self) -> dict[str, Any]:
         """Return the arguments as a form records them: loggers and devices by name."""
         arguments = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "progress"}
-        arguments["logger"] = ",".join(name for name in self.loggers if isinstance(name, str)) or "none"
+        arguments["logger"] = ",".join(self.given_names) or "none"
         arguments["logging"] = asdict(self.logger_settings)
         arguments["trainer"] = vars(self.trainer_arguments)
         return arguments
@@ -139,7 +143,7 @@ class RunOptions:
     @property
     def logger_names(self) -> list[str]:
         """Names of the loggers that are given by name and not disabled."""
-        names = logger_names([logger for logger in self.loggers if isinstance(logger, str)])
+        names = logger_names(self.given_names)
         if self.logging is not None and self.logging.wandb == "disabled":
             return [name for name in names if name != "wandb"]
         return names

@@ -19,6 +19,7 @@ from lit_viz.utils.checking import choices_of, described, matches, types_of
 from lit_viz.utils.files import non_utf8_name_error
 from lit_viz.utils.owners import Owner
 from lit_viz.utils.parts import classes_in, constructor_parameters, hints_of
+from lit_viz.utils.sequences import as_list
 from lit_viz.utils.yaml_files import parse_yaml
 
 #: Number of choices of an option up to which its help lists them in place of a value.
@@ -66,7 +67,7 @@ class CommandOption:
             return read[-1]
         value = read[0]
         for other in read[1:]:
-            value = [*_as_list(value), *_as_list(other)]
+            value = [*as_list(value), *as_list(other)]
         return value
 
 
@@ -141,7 +142,8 @@ class Parser:
             values = "1"
             if isinstance(default, bool):
                 values = "0"
-                words = [word for positive in words for word in (positive, f"--no-{positive[2:]}")]
+                for word in list(words):
+                    words.append(f"--no-{word[2:]}")
             elif argument in VARYING and not _admits_list(hint):
                 hint = hint | Sequence[float]
             is_shown = shown is None or name in shown
@@ -302,10 +304,6 @@ def option_text(option: CommandOption) -> str:
     return text if option.values == "0" else f"{text} {_metavar(option)}"
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
 def _admits_list(hint: Any) -> bool:
     return any(get_origin(kind) in (list, tuple, Sequence) for kind in types_of(hint))
 
@@ -347,8 +345,11 @@ def _typed(text: str, kinds: Sequence[Any]) -> Any:
     lists = [kind for kind in kinds if get_origin(kind) in (list, tuple, Sequence)]
     has_single = len(lists) < len([kind for kind in kinds if kind is not type(None)])
     if lists and ("," in text or not has_single):
-        elements = [element for kind in lists for element in get_args(kind) if element is not Ellipsis]
-        flat = [kind for element in elements for kind in types_of(element)]
+        flat: list[Any] = []
+        for kind in lists:
+            for element in get_args(kind):
+                if element is not Ellipsis:
+                    flat += types_of(element)
         return [_typed(word.strip(), flat) for word in text.split(",")]
     return text if Any not in kinds else _with_numbers(parse_yaml(text, text))
 
@@ -396,7 +397,9 @@ def helps_of(target: Any) -> dict[str, str]:
     """
     texts = [target.__doc__]
     if isinstance(target, type):
-        texts = [text for kind in target.__mro__ for text in (kind.__doc__, kind.__init__.__doc__)]  # type: ignore[misc]
+        texts = []
+        for kind in target.__mro__:
+            texts += [kind.__doc__, kind.__init__.__doc__]  # type: ignore[misc]
     helps: dict[str, str] = {}
     for documented in texts:
         for parameter in parse_docstring(documented or "").params:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from inspect import signature
 from io import BytesIO
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -66,6 +66,9 @@ from lit_viz.utils.formatting import (
 from lit_viz.utils.limits import MOST_PRINTED
 from lit_viz.utils.parts import Part
 from lit_viz.utils.process import tune_allocator
+from lit_viz.utils.sequences import as_list
+
+T = TypeVar("T")
 
 _MOST_VALUES = 4  # of a setting in a footer; of more, the least and the largest are stated
 _MOST_NAMES = 10  # in a message
@@ -188,7 +191,9 @@ class Run:
         maps: list[Tensor | None] = []
         for outcome in self.outcomes:
             array, reducer = outcome.array(), getattr(outcome.record, "reducer", "max_abs")
-            maps.append(None if array is None else reduce_channels(array, reducer)[0])
+            if array is not None:
+                array = reduce_channels(array, reducer)[0]
+            maps.append(array)
         return _stack(maps)
 
     @property
@@ -240,11 +245,10 @@ class Run:
             LitVizError: the run has no saliency maps.
         """
         drawn = self.presentation.overlays(self.outcomes, scale or self._options.scale)
-        known = [picture for picture in drawn if picture is not None]
-        if not known:
+        overlays = _filled(drawn, np.zeros_like)
+        if not overlays:
             return np.zeros((len(drawn), *self._network.size, 3), np.uint8)
-        blank = np.zeros_like(known[0])
-        return np.stack([blank if picture is None else picture for picture in drawn])
+        return np.stack(overlays)
 
     def save_gif(self, path: str | Path) -> Path:
         """Write the logged images of the tasks over their iterations as a repeating GIF, and return its path.
@@ -469,8 +473,7 @@ class Run:
         arguments, varied = self._module.arguments, _varied_values(self._tasks)
         described: list[str] = []
         for value in arguments.values():
-            parts = value if isinstance(value, (list, tuple)) else [value]
-            described += [_describe(part, varied) for part in parts if isinstance(part, Part)]
+            described += [_describe(part, varied) for part in as_list(value) if isinstance(part, Part)]
         counts = [self._iterations_text()]
         if arguments.get("views") is not None:
             counts.append(pluralize(arguments["views"], "view"))
@@ -489,8 +492,9 @@ class Run:
             text = f"at most {text}"
             if made:
                 text = f"{_values_text(made)} of {text}"
-        noun = "iteration" if text in ("1", "at most 1") else "iterations"
-        return f"{text} {noun}"
+        if text in ("1", "at most 1"):
+            return f"{text} iteration"
+        return f"{text} iterations"
 
 
 @dataclass
@@ -521,7 +525,8 @@ class Endings:
         texts = list(self.errors.get("failed", ()))
         if not self.counts["done"]:
             for status, others in self.errors.items():
-                texts += [] if status == "failed" else others
+                if status != "failed":
+                    texts += others
         return texts[:MOST_PRINTED]
 
 
@@ -549,11 +554,19 @@ def check_finished(endings: Endings, folder: Path | None) -> str | None:
 
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
     """Stack tensors ``(...)`` to ``(N, ...)``, with NaN for None."""
-    present = [tensor for tensor in tensors if tensor is not None]
-    if not present:
+    filled = _filled(tensors, lambda present: torch.full_like(present, torch.nan))
+    if not filled:
         return torch.empty(0)
-    blank = torch.full_like(present[0], torch.nan)
-    return torch.stack([blank if tensor is None else tensor for tensor in tensors])
+    return torch.stack(filled)
+
+
+def _filled(values: Sequence[T | None], blank_like: Callable[[T], T]) -> list[T]:
+    """Return arrays with a blank one of the same shape in place of each None; an empty list if all are None."""
+    first = next((value for value in values if value is not None), None)
+    if first is None:
+        return []
+    blank = blank_like(first)
+    return [blank if value is None else value for value in values]
 
 
 def _values_text(values: Iterable[int | None]) -> str:
@@ -581,8 +594,9 @@ def _describe(part: Part, varied: Mapping[str, Sequence[float]]) -> str:
     shown = []
     arguments = part.arguments
     for parameter in signature(type(part)).parameters.values():
-        given = arguments.get(parameter.name)
-        value = getattr(part, parameter.name, None) if given is None else given
+        value = arguments.get(parameter.name)
+        if value is None:
+            value = getattr(part, parameter.name, None)
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
         values = varied.get(parameter.name) or [value]

@@ -81,7 +81,9 @@ class _VisualizeSpec(MethodSpec):
     def config_for(self, given: Mapping[str, Any], network: Network | None = None) -> str:
         from lit_viz.launch.units import config_of_layer
 
-        return self.config if given.get("layer") is None else config_of_layer(network)
+        if given.get("layer") is None:
+            return self.config
+        return config_of_layer(network)
 
     def adapt(self, form: MethodForm, given: Mapping[str, Any], network: Network) -> None:
         from lit_viz.launch.units import adapt_to_layer

@@ -144,15 +144,19 @@ def _state_of(folder: FolderStorage, stale: float) -> RunState:
     path, tasks = folder.path, len(folder.queue())
     counts = Counter(status for _, status in folder.segments.statuses())
     state = RunState(str(path), "running", tasks, counts["done"], counts["skipped"], counts["failed"])
-    saves = [_time_of(file) for file in (path / CONFIG, path / MANIFEST, path / LAST_CHECKPOINT, *segment_files(path))]
-    age = max(time.time() - max(saves), 0.0)
+    saved = (path / CONFIG, path / MANIFEST, path / LAST_CHECKPOINT, *segment_files(path))
+    last_save = max(map(_time_of, saved))
+    age = max(time.time() - last_save, 0.0)
     if Seal.read(folder.path).is_complete:
         return replace(state, state="complete", age=age)
-    rate = None if state.finished == tasks else _rate(folder, max(saves))
+    rate = None
+    if state.finished < tasks:
+        rate = _rate(folder, last_save)
     if age > stale and not _is_locked(path):
         return replace(state, state="stalled", rate=rate, age=age)
-    left = None if rate is None else (tasks - state.finished) / rate
-    return replace(state, rate=rate, seconds_left=left, age=age)
+    if rate is not None:
+        state = replace(state, rate=rate, seconds_left=(tasks - state.finished) / rate)
+    return replace(state, age=age)
 
 
 def _is_locked(run: Path) -> bool:
@@ -180,12 +184,16 @@ def _rate(folder: FolderStorage, last: float) -> float | None:
     for name, count in folder.segments.counts.items():
         if _time_of(folder.path / SEGMENTS / name) > start:
             finished += count
-    return finished / (last - start) if finished else None
+    if finished:
+        return finished / (last - start)
+    return None
 
 
 def _time_of(file: Path) -> float:
     """Return when a file was written; 0 if it is missing."""
-    return file.stat().st_mtime if file.exists() else 0.0
+    if file.exists():
+        return file.stat().st_mtime
+    return 0.0
 
 
 def _not_started(given: Path, found: Sequence[Path]) -> list[RunState]:

@@ -25,7 +25,9 @@ _QUEUES = ("lit_viz.ClassTasks", "lit_viz.LayerTasks", "lit_viz.TaskQueue")
 def config_of_layer(network: Network | None) -> str:
     """Return the configuration of the images of a layer, by the input sizes that a network accepts."""
     is_small = network is not None and not network.accepts(_VIEW) and min(network.size) <= _SMALL
-    return "small" if is_small else "channels"
+    if is_small:
+        return "small"
+    return "channels"
 
 
 def adapt_to_layer(form: MethodForm, network: Network) -> None:

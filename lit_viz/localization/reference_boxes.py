@@ -39,7 +39,9 @@ class ReferenceBoxes:
     @property
     def label(self) -> str:
         """Name in messages: of the photograph in COCO, of the annotation file in Pascal VOC."""
-        return self.name if self.path.suffix.casefold() == ".json" else self.path.name
+        if self.path.suffix.casefold() == ".json":
+            return self.name
+        return self.path.name
 
 
 class BoxMatches(NamedTuple):

@@ -292,7 +292,9 @@ def _login_problem() -> str | None:
     the exit of the process.
     """
     if wandb.run is not None:  # wandb.login does nothing
-        return "the open W&B run is offline" if wandb.run.offline or wandb.run.disabled else None
+        if wandb.run.offline or wandb.run.disabled:
+            return "the open W&B run is offline"
+        return None
     url = wandb.setup().settings.base_url
     try:
         with _changed_settings(mode="online"):  # with WANDB_MODE=offline, wandb.login does nothing

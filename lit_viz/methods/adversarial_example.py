@@ -93,7 +93,7 @@ class AdversarialExample(AttackTraining):
         return task
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
-        with self.network.output.about(said_columns([self.slots.tasks[n] for n in rows])):
+        with self.network.output.about(said_columns(self.slots.tasks_of(rows))):
             evaluation = self._evaluator(x, self.slots, rows, gradient=gradient, network=network)
             if not self._tests_views:
                 evaluation.logits = self._decisions(self._logits(x, rows, network), rows)

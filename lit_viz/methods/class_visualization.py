@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -189,7 +190,9 @@ class ClassVisualization(ImageTraining):
         if octaves is None or picture.native:
             return octaves
         count = sum(min(octaves.size(size, octave)) >= _MIN_INPUT for octave in range(octaves.count))
-        return replace(octaves, count=count) if count > 1 else None
+        if count > 1:
+            return replace(octaves, count=count)
+        return None
 
     def _views_grow(self) -> bool:
         """Return whether views have the sizes of the octaves, and add a note if the network does not accept them."""
@@ -310,7 +313,8 @@ class ClassVisualization(ImageTraining):
     def step_seconds(self, tasks: Sequence[Task]) -> float:
         """Measure the evaluations of one step on the CPU, in seconds; the mean over octaves, by area."""
         first_octave = super().step_seconds(tasks)
-        areas = [math.prod(self._input_size(octave)) for octave in range(self.octaves.count if self.octaves else 1)]
+        count = self.octaves.count if self.octaves else 1
+        areas = [math.prod(self._input_size(octave)) for octave in range(count)]
         return first_octave * sum(areas) / len(areas) / areas[0]
 
     # Optimization
@@ -370,7 +374,9 @@ class ClassVisualization(ImageTraining):
 
     def _input_size(self, octave: int) -> tuple[int, int]:
         size = self.picture if self.native else self.network.size
-        return self.octaves.size(size, octave) if self.octaves is not None and self.views_grow else size
+        if self.octaves is not None and self.views_grow:
+            return self.octaves.size(size, octave)
+        return size
 
     # Output
 
@@ -385,14 +391,19 @@ class ClassVisualization(ImageTraining):
             pictures = self.format.to_image(self.format.to_values(pictures)).to(pictures).clamp(0, 1)
         else:
             pictures = pictures.mul(255).round_().div_(255)
-        network = self.network.original_network() if final and self.is_half else self._evaluator.networks["plain"]
+        network = self._evaluator.networks["plain"]
+        if final and self.is_half:
+            network = self.network.original_network()
         logits, scores = self._score_pictures(network, pictures, self.slots.goals(rows, x.device))
         self.slots.count_evaluations(rows, forwards=self.group)
         groups = pictures.cpu().view(len(rows), self.group, *pictures.shape[1:])
         snapshots = []
         for n, group, values, score in zip(rows, groups, logits, scores, strict=True):
             target = self.slots.tasks[n].target
-            metrics = {"objective_file": float(score)} if target is None else self.network.prediction(values, target)
+            if target is None:
+                metrics = {"objective_file": float(score)}
+            else:
+                metrics = self.network.prediction(values, target)
             joined, bands = join_group(group), self.network.bands
             data = joined if final and not bands.are_drawn else None
             snapshots.append(self.snapshot(n, metrics, bands.draw(joined), data=data, top5=self.network.top5(values)))
@@ -433,8 +444,11 @@ class ClassVisualization(ImageTraining):
         """Return the prediction summary of each judge for an image ``(C, H, W)`` or a group (:func:`group_summary`)."""
         if judges is None:
             return {}
-        summaries = [judges(image, target) for image in split_group(picture, self.group)]
-        return {name: group_summary([summary[name] for summary in summaries]) for name in summaries[0]}
+        summaries: dict[str, list[Any]] = defaultdict(list)
+        for image in split_group(picture, self.group):
+            for name, summary in judges(image, target).items():
+                summaries[name].append(summary)
+        return {name: group_summary(of_images) for name, of_images in summaries.items()}
 
     def evaluate_original(self, picture: Tensor, task: Task) -> tuple[Tensor, float]:
         """Evaluate an image ``(C, H, W)`` of :meth:`snapshots` by the original network.
@@ -466,5 +480,7 @@ class ClassVisualization(ImageTraining):
         members = to_device(list(range(self.group)) * (len(pictures) // self.group), pictures.device)
         outputs = Outputs(logits, activations=activations, inputs=self.group, members=members, **goals)
         scores = evaluate_objective(self.objective, outputs)
-        means = [rows.view(-1, self.group, *rows.shape[1:]).mean(1).float().cpu() for rows in (logits, scores)]
-        return means[0], means[1]
+        return self._group_means(logits), self._group_means(scores)
+
+    def _group_means(self, rows: Tensor) -> Tensor:
+        return rows.view(-1, self.group, *rows.shape[1:]).mean(1).float().cpu()

@@ -31,6 +31,7 @@ from lit_viz.utils.parts import (
     plain_arguments,
     public_path,
 )
+from lit_viz.utils.sequences import as_list, split_commas
 from lit_viz.utils.yaml_files import parse_yaml
 
 #: Arguments of modules that are no options: what the tasks or the form give.
@@ -105,7 +106,9 @@ class MethodForm:
         value: Any = vars(self)
         for key in owner.path:
             has_key = isinstance(key, int) or (isinstance(value, Mapping) and key in value)
-            value = value[key] if has_key and value is not None else None
+            if not has_key or value is None:
+                return {}
+            value = value[key]
         if isinstance(value, Mapping) and "class_path" in value:
             value = value.get("init_args")
         return value if isinstance(value, Mapping) else {}
@@ -121,10 +124,7 @@ class MethodForm:
         bases = [base for base in classes_in(hints_of(self.module_class)[argument]) if issubclass(base, Part)]
         if argument == "attack" and public_path(self.module_class) == _UNIVERSAL:
             bases = [Attack]  # another attack has another module
-        values = value.split(",") if isinstance(value, str) else value
-        chosen = [
-            _chosen(item, bases, argument) for item in (values if isinstance(values, (list, tuple)) else [values])
-        ]
+        chosen = [_chosen(item, bases, argument) for item in as_list(split_commas(value))]
         if not chosen:
             raise ArgumentError(argument, f"must name at least one {bases[0].__name__}, got none")
         self.module["init_args"][argument] = chosen if len(chosen) > 1 else chosen[0]
@@ -290,10 +290,10 @@ def _check_radii(given: Any) -> None:
     Raises:
         LitVizError: one is no number, or not positive.
     """
-    values = given.split(",") if isinstance(given, str) else given
+    values = split_commas(given)
     if hasattr(values, "tolist"):
         values = values.tolist()
-    for value in values if isinstance(values, (list, tuple)) else [values]:
+    for value in as_list(values):
         try:
             radius = parse_radius(value)
         except LitVizError as error:

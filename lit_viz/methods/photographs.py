@@ -136,7 +136,9 @@ class PhotographTraining(ImageTraining):
     def _overlap(self, tiling: Mapping[str, int | None]) -> int:
         overlap = tiling.get("overlap")
         if self.tiles_overlap:
-            return min(self.network.size) // 8 if overlap is None else overlap
+            if overlap is None:
+                return min(self.network.size) // 8
+            return overlap
         require(not overlap, "tiles of attacks must share no pixels, with overlap 0", overlap, is_argument=False)
         return 0
 
@@ -151,7 +153,9 @@ class PhotographTraining(ImageTraining):
             if pixels:
                 total += self._scores(torch.stack(pixels).float()).double().sum(0)
                 count += len(pixels)
-        return (total / count).float() if count else None
+        if count:
+            return (total / count).float()
+        return None
 
     # Start
 

@@ -35,7 +35,7 @@ from lit_viz.methods.photographs import (
     said_columns,
     with_gamma,
 )
-from lit_viz.networks import Network, as_network
+from lit_viz.networks import FrozenNetwork, Network, as_network
 from lit_viz.networks.decisions import Ranking
 from lit_viz.networks.fast import Backprop
 from lit_viz.networks.isolation import full_float32
@@ -45,7 +45,7 @@ from lit_viz.runs.records import SaliencyRecord
 from lit_viz.types import Record, Task
 from lit_viz.utils.device import to_cpu
 from lit_viz.utils.parts import distinct_names, settings_of, short_name
-from lit_viz.utils.sequences import LazySequence
+from lit_viz.utils.sequences import LazySequence, as_list
 
 #: Photographs that get a map.
 Only = Literal["errors"]
@@ -100,8 +100,7 @@ class SaliencyMap(PhotographTraining):
         **options: Any,
     ) -> None:
         network = as_network(network)
-        given = method if isinstance(method, (list, tuple)) else [method]
-        methods = [_made(m, network) for m in given]
+        methods = [_made(m, network) for m in as_list(method)]
         if not methods:
             raise LitVizError("method must name at least one saliency method, got none: try gradient")
         require(tolerance is None or tolerance > 0, "tolerance must be positive", tolerance, hint="try 0.5")
@@ -119,7 +118,9 @@ class SaliencyMap(PhotographTraining):
             m.tolerance, m.batch = tolerance, batch
             if gamma != 1 and isinstance(m.objective, ClassScore):
                 m.objective.gamma = m.objective.checked_gamma(gamma)
-        most = max(m.evaluations for m in methods) if iterations is None else iterations
+        most = iterations
+        if most is None:
+            most = max(m.evaluations for m in methods)
         super().__init__(network, methods[0], iterations=most, curve_at=curve_at, **options)
         self.method = methods if len(methods) > 1 else methods[0]
         self.given_iterations, self.batch, self.reducer = iterations, batch, reducer
@@ -211,8 +212,11 @@ class SaliencyMap(PhotographTraining):
 
     def last_iteration(self, task: Task) -> int:
         method = self.methods[_method_name(task)]
-        default = method.evaluations if self.given_iterations is None or method.fixed else self.given_iterations
-        return default if task.iterations is None else task.iterations
+        if task.iterations is not None:
+            return task.iterations
+        if self.given_iterations is None or method.fixed:
+            return method.evaluations
+        return self.given_iterations
 
     def can_batch(self, task: Task, other: Task, iteration: int) -> bool:
         return _method_name(task) == _method_name(other)
@@ -272,19 +276,15 @@ class SaliencyMap(PhotographTraining):
     def prepare(self, device: torch.device) -> None:
         layers: dict[Backprop, set[str]] = defaultdict(set)
         for method in self.methods.values():
-            for name in method.networks:
-                layers[name].update(method.layers)
-        networks = {name: self.make_network(read, device, backprop=name) for name, read in layers.items()}
-        self._evaluators = {
-            name: Evaluator(
-                {str(key): network for key, network in networks.items()},
-                method.objective,
-                self.network.normalize,
-                layers=method.layers,
-                ranks=self.ranks,
-            )
-            for name, method in self.methods.items()
-        }
+            for backprop in method.networks:
+                layers[backprop].update(method.layers)
+        networks: dict[str, FrozenNetwork] = {}
+        for backprop, read in layers.items():
+            networks[backprop] = self.make_network(read, device, backprop=backprop)
+        normalize, ranks = self.network.normalize, self.ranks
+        self._evaluators: dict[str, Evaluator] = {}
+        for name, method in self.methods.items():
+            self._evaluators[name] = Evaluator(networks, method.objective, normalize, layers=method.layers, ranks=ranks)
 
     def step_batch(self, *, logged: bool = True) -> tuple[list[Snapshot], list[Result]]:
         """Make one step without TF32: its rounding would exceed the tolerance of the check against Captum."""
@@ -293,7 +293,7 @@ class SaliencyMap(PhotographTraining):
 
     def score(self, x: Tensor, rows: Sequence[int], *, gradient: bool, network: str = "plain") -> Evaluation:
         evaluator = self._evaluators[_method_name(self.slots.tasks[0])]
-        with self.network.output.about(self.own_columns([self.slots.tasks[n] for n in rows])):
+        with self.network.output.about(self.own_columns(self.slots.tasks_of(rows))):
             evaluation = evaluator(x, self.slots, rows, gradient=gradient, network=network)
         self.store_photograph_logits(x, rows, evaluation)
         return evaluation
@@ -314,7 +314,7 @@ class SaliencyMap(PhotographTraining):
             of_photograph = None if m in not_numbers else logits[n]
             self.slots.tasks[n] = resolve(self.slots.tasks[n], of_photograph, self.network.labels)
         if self.network.output.reads:
-            self._read_texts(x, [self.slots.tasks[n] for n in rows])
+            self._read_texts(x, self.slots.tasks_of(rows))
         return [{} for _ in rows]
 
     def _read_texts(self, x: Tensor, tasks: Sequence[Task]) -> None:

@@ -27,6 +27,7 @@ from lit_viz.networks import Network, as_network
 from lit_viz.networks.layers import layer_name, layout
 from lit_viz.objectives.layers import Axis, check_channel
 from lit_viz.types import Task
+from lit_viz.utils.sequences import as_list
 from lit_viz.zoo import class_of_photograph
 
 #: One class or several, by name or index.
@@ -229,11 +230,12 @@ def _varying_images(values: Mapping[str, Any], target: Any, network: Network) ->
     """
     for name, several in values.items():
         require(name in ("eps", "target"), "vary of images takes eps and target", name)
-        require(len(_as_list(several)) > 0, f"{name} must have at least one value", "none")
-    sizes = [parse_radius(radius, network.bands) for radius in _as_list(values.get("eps", ()))]
-    given = ", ".join(map(str, _as_list(values.get("eps", ()))))
+        require(len(as_list(_to_plain(several))) > 0, f"{name} must have at least one value", "none")
+    radii = as_list(_to_plain(values.get("eps", ())))
+    sizes = [parse_radius(radius, network.bands) for radius in radii]
+    given = ", ".join(map(str, radii))
     require(len(set(sizes)) == len(sizes), "eps must have different radii", given)
-    targets = [to_class(word) for word in _as_list(values.get("target", ()))]
+    targets = [to_class(word) for word in as_list(_to_plain(values.get("target", ())))]
     require(not targets or target is None, "target must be given once", target, hint="or vary it alone")
     return sizes, targets
 
@@ -260,11 +262,6 @@ def _check_tiles(network: Network, images: Images, tile: int | str | None, overl
     require(overlap is None or 0 <= overlap <= most, f"overlap must be 0 to {most}", overlap)
     if is_dataset(images):
         raise LitVizError("tile requires files, arrays or tensors, got a dataset: its images have no known size")
-
-
-def _as_list(value: Any) -> list[Any]:
-    plain = _to_plain(value)
-    return plain if isinstance(plain, list) else [plain]
 
 
 # -- orders of tasks

@@ -82,7 +82,9 @@ def _permutation(seed: int, epoch: int, count: int) -> list[int]:
 def _to_bytes(image: Tensor) -> Tensor:
     """Return an image as uint8 if this is lossless."""
     levels = (image * 255).round().to(torch.uint8)
-    return levels if torch.equal(levels.float() / 255, image) else image
+    if torch.equal(levels.float() / 255, image):
+        return levels
+    return image
 
 
 class UniversalPerturbation(AttackTraining):
@@ -330,7 +332,9 @@ class UniversalPerturbation(AttackTraining):
 def magnification(norm: Norm, eps: float) -> float:
     """Return the factor of the picture of a perturbation: ``eps`` reaches black and white."""
     bound = norm.value_bound(eps)
-    return 0.5 / bound if 0 < bound < math.inf else MAGNIFIED
+    if 0 < bound < math.inf:
+        return 0.5 / bound
+    return MAGNIFIED
 
 
 def universal_tasks(photographs: Sequence[Task], held_out: float = 0.0) -> list[Task]:

@@ -65,7 +65,9 @@ class Bands:
         """Indices of the drawn bands: by default one in gray, of three or more the first three."""
         if self.shown:
             return self.shown
-        return (0, 1, 2) if self.channels >= 3 else (0,)
+        if self.channels >= 3:
+            return (0, 1, 2)
+        return (0,)
 
     @property
     def are_drawn(self) -> bool:
@@ -95,11 +97,15 @@ class Bands:
     def span(self) -> float | None:
         """Length of the range in the unit of the files; None without one, and where bands have different lengths."""
         lengths = {high - low for low, high in self.ranges}
-        return lengths.pop() if len(lengths) == 1 else None
+        if len(lengths) == 1:
+            return lengths.pop()
+        return None
 
     def name(self, index: int) -> str:
         """Return the name of a band."""
-        return self.names[index] if self.names else f"band {index}"
+        if self.names:
+            return self.names[index]
+        return f"band {index}"
 
     def index(self, band: str | int) -> int:
         """Return the index of a band, given by name or index.

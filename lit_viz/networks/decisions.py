@@ -196,7 +196,9 @@ class IndependentRule(DecisionRule):
     def parse_goals(self, text: str) -> dict[str, Goal]:
         if text == "become":
             return {text: Goal(is_upward=True, leaves_label=True)}
-        return {text: Goal(is_upward=text == "appear")} if text in self.goals else {}
+        if text in self.goals:
+            return {text: Goal(is_upward=text == "appear")}
+        return {}
 
     def logits(self, scores: Tensor, goals: Mapping[str, Tensor], final: Tensor | None = None) -> Tensor:
         return decision_logits(scores, goals["targets"], goals.get("thresholds"), goals.get("against"), final)
@@ -243,7 +245,9 @@ class NumberRule(IndependentRule):
         if kind == "change" and value > 0:
             return {f"rise:{number}": rise, f"fall:{number}": fall}
         by_kind = {"above": Goal(value, True), "below": Goal(value, False), "rise": rise, "fall": fall}
-        return {text: by_kind[kind]} if kind in by_kind else {}
+        if kind in by_kind:
+            return {text: by_kind[kind]}
+        return {}
 
     def goal_values(self, logits: Tensor, margins: Tensor, goals: Mapping[str, Tensor]) -> Tensor:
         sign = torch.where(goals["targeted"], 1.0, -1.0)

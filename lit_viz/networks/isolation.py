@@ -297,7 +297,9 @@ def random_state_preserved(module: nn.Module | None = None) -> Iterator[None]:
 
 def random_state(device: torch.device) -> Tensor:
     """Return the state of the default generator of a device."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.get_rng_state()
 
 
 @contextmanager

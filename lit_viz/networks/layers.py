@@ -185,7 +185,9 @@ class Layout:
         """Number of channels or features; 0 if unknown."""
         if not self.shape or self.kind == "other":
             return 0
-        return self.shape[0] if self.kind == "maps" else self.shape[-1]
+        if self.kind == "maps":
+            return self.shape[0]
+        return self.shape[-1]
 
     @property
     def tokens(self) -> int:

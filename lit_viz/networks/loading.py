@@ -207,7 +207,9 @@ def _normalization_note(tested: isolation.Original, origin: str, multi_label: bo
         f"{tested.name}: images are normalized by mean {mean} and std {std} ({origin}); give mean and std if it was "
         "trained with others"
     )
-    return note + _EXCLUSIVE if multi_label is None else note
+    if multi_label is None:
+        return note + _EXCLUSIVE
+    return note
 
 
 def _listed(values: Sequence[float]) -> str:
@@ -259,7 +261,9 @@ def as_network(network: Network | nn.Module | str | Enum, default_size: tuple[in
 
     ``default_size`` is the input size of a network that publishes none.
     """
-    return network if isinstance(network, Network) else load(network, default_size=default_size)
+    if isinstance(network, Network):
+        return network
+    return load(network, default_size=default_size)
 
 
 def at_size(network: Network, size: tuple[int, int]) -> Network:
@@ -374,7 +378,9 @@ def _other_classes(state: Mapping[str, Tensor], module: nn.Module) -> int | None
         if not shape or shape[1:] != own[1:]:
             return None
         rows.add(shape[0])
-    return rows.pop() if len(rows) == 1 else None
+    if len(rows) == 1:
+        return rows.pop()
+    return None
 
 
 def _have_equal_shapes(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -429,7 +435,9 @@ def _first_channels(module: nn.Module, size: tuple[int, int]) -> int:
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             count, rest = divmod(layer.in_features, size[0] * size[1])
-            return 0 if rest else count
+            if rest:
+                return 0
+            return count
     return 0
 
 

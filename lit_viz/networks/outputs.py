@@ -149,7 +149,9 @@ class Output(Part, ABC):
 
     def place_of(self, index: int) -> int | None:
         """Return the place of a score in its text, from 1; None of scores that are of no part of a text."""
-        return index + 1 if self.has_parts else None
+        if self.has_parts:
+            return index + 1
+        return None
 
     def detections(self, returned: Any, images: int) -> list[list[Detected]]:
         """Return the final detections of N images, the most confident first."""
@@ -361,7 +363,9 @@ def last_operation(tensor: Tensor) -> str:
     node = tensor.grad_fn
     while node is not None and type(node).__name__.startswith(_SHAPING_NODES) and node.next_functions:
         node = node.next_functions[0][0]
-    return "" if node is None else type(node).__name__.rstrip("0123456789").removesuffix("Backward")
+    if node is None:
+        return ""
+    return type(node).__name__.rstrip("0123456789").removesuffix("Backward")
 
 
 def embedding_sign(logits: Tensor) -> str | None:

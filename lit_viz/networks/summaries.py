@@ -49,7 +49,9 @@ def relative_difference(value: Tensor, reference: Tensor) -> float:
     Equal infinities are ignored. The result is infinite where shapes differ or any other value is not finite.
     """
     if value.shape != reference.shape or not value.numel():
-        return 0.0 if value.shape == reference.shape else math.inf
+        if value.shape == reference.shape:
+            return 0.0
+        return math.inf
     value, reference = value.double(), reference.double()
     difference = (value - reference).abs().max() / reference.abs().max().clamp_min(1e-30)
     if difference.isfinite():
@@ -57,4 +59,6 @@ def relative_difference(value: Tensor, reference: Tensor) -> float:
     equal = value == reference  # true for equal infinities
     largest = reference.masked_fill(reference.isinf() & equal, 0).abs().max().clamp_min(1e-30)
     difference = (value - reference).masked_fill(equal, 0).abs().max() / largest
-    return difference.item() if difference.isfinite() else math.inf
+    if difference.isfinite():
+        return difference.item()
+    return math.inf

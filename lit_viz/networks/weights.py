@@ -217,7 +217,9 @@ def _listed(title: str, entries: list[str]) -> str:
         return ""
     listed = f"; {title}{', '.join(entries[:_MAX_LISTED])}"
     more = len(entries) - _MAX_LISTED
-    return f"{listed} and {more} more" if more > 0 else listed
+    if more > 0:
+        return f"{listed} and {more} more"
+    return listed
 
 
 def torch_hub_file(url: str, name: str) -> Path:

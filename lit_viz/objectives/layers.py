@@ -306,7 +306,9 @@ def at_layer(objective: Objective, layer: str | nn.Module, axis: Axis | None = N
     arguments = objective.arguments
     if "layer" not in arguments:
         terms = [at_layer(term, layer, axis, neuron) for term in getattr(objective, "terms", ())]
-        return objective.with_arguments(terms=terms) if terms else objective
+        if terms:
+            return objective.with_arguments(terms=terms)
+        return objective
     changes: dict[str, Any] = {"layer": layer}
     if axis is not None and "axis" in arguments:
         changes["axis"] = axis

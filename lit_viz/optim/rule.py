@@ -117,7 +117,9 @@ class Cosine(LearningRate):
 
 def learning_rate(lr: float | LearningRate) -> LearningRate:
     """Return a number as a constant schedule."""
-    return lr if isinstance(lr, LearningRate) else Constant(lr)
+    if isinstance(lr, LearningRate):
+        return lr
+    return Constant(lr)
 
 
 def never(x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from lit_viz.errors import LitVizError, first_line, require
 from lit_viz.networks.decisions import Decision, rule_of
 from lit_viz.networks.outputs import Output, text_log_odds
 from lit_viz.networks.processors import messages_hidden, network_processor
+from lit_viz.utils.sequences import as_list
 
 #: Tokens that are generated at most, unless an answer is longer.
 _MOST_TOKENS = 64
@@ -654,8 +655,7 @@ def end_tokens(network: nn.Module, tokenizer: Any) -> list[int]:
         ends = tokenizer.eos_token_id
     if ends is None:
         raise LitVizError(f"{type(network).__name__} has no token that ends a text")
-    listed = [ends] if isinstance(ends, int) else list(ends)
-    return sorted(listed, key=lambda token: token != tokenizer.eos_token_id)
+    return sorted(as_list(ends), key=lambda token: token != tokenizer.eos_token_id)
 
 
 def _generated(network: nn.Module, arguments: Mapping[str, Tensor], options: Mapping[str, Any]) -> Any:

@@ -234,4 +234,6 @@ class Detection(Output):
 
     def _by_class(self, values: Tensor, image: Candidates) -> Tensor:
         """Return values of boxes ``(M,)`` or ``(M, K)`` as ``(M, K)``."""
-        return values[:, None].expand_as(image.log_odds) if values.ndim == 1 else values
+        if values.ndim == 1:
+            return values[:, None].expand_as(image.log_odds)
+        return values

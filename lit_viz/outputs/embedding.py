@@ -62,11 +62,10 @@ class Embedding(Output):
             return names
         numbered = []
         for index, reference in enumerate(self._references):
-            numbered.append(
-                Path(reference.removeprefix(PACKAGED_PREFIX)).stem
-                if isinstance(reference, str)
-                else f"reference {index}"
-            )
+            name = f"reference {index}"
+            if isinstance(reference, str):
+                name = Path(reference.removeprefix(PACKAGED_PREFIX)).stem
+            numbered.append(name)
         return tuple(numbered)
 
     @property

@@ -116,7 +116,7 @@ class ReadText(Output):
 
     def _encoded(self, characters: Sequence[str]) -> list[Tensor]:
         """Return the texts as positions ``(S,)`` among the characters of :meth:`_frames`."""
-        return [torch.tensor([characters.index(letter) for letter in text]) for text in self.texts]
+        return [torch.tensor(list(map(characters.index, text))) for text in self.texts]
 
     # -- scores
 
@@ -212,4 +212,6 @@ def _alignment_margin(margins: Tensor, text: Tensor, *, is_beginning: bool = Fal
         reached = torch.where(skips, torch.maximum(reached, two_before), reached)
         best = torch.minimum(reached, frame[:, states])
         said = torch.maximum(said, best[:, -2])
-    return said if is_beginning else torch.maximum(best[:, -1], best[:, -2])
+    if is_beginning:
+        return said
+    return torch.maximum(best[:, -1], best[:, -2])

@@ -313,7 +313,9 @@ def _tasks_without_file(part: FileEvidence) -> str:
         counts.append(f"{skipped} skipped")
     if others > skipped:
         counts.append(f"{others - skipped} failed")
-    return f" ({', '.join(counts)})" if counts else ""
+    if counts:
+        return f" ({', '.join(counts)})"
+    return ""
 
 
 def _diagnosis_item(part: DiagnosisEvidence) -> EvidenceItem:

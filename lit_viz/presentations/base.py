@@ -190,7 +190,9 @@ class Presentation(ABC, Generic[R, E]):
 
     def curve(self, record: R) -> str:
         """Return the metric that is plotted below the logged images."""
-        return "probability" if record.score is None else "score"
+        if record.score is None:
+            return "probability"
+        return "score"
 
     def evolutions(self, outcomes: Sequence[Outcome[R]]) -> list[Evolution]:
         """Return the logged images of each task with its name and curve; no image is read."""

@@ -96,7 +96,9 @@ class ClassVisualizationPresentation(Presentation[VisualizationRecord, Visualiza
 
     def curve(self, record: VisualizationRecord) -> str:
         is_objective = record.target is None and record.objective_file is not None
-        return "objective" if is_objective else super().curve(record)
+        if is_objective:
+            return "objective"
+        return super().curve(record)
 
     def evidence_items(
         self, evidence: VisualizationEvidence, records: Sequence[VisualizationRecord]
@@ -115,7 +117,10 @@ class ClassVisualizationPresentation(Presentation[VisualizationRecord, Visualiza
 
     def messages(self, verifier: OutcomeVerifier[Any, VisualizationRecord, VisualizationEvidence]) -> list[str]:
         """Return the images that the network itself does not recognize."""
-        return [line for item in _not_recognized_items(records_of(verifier.outcomes)) for line in item.lines]
+        lines: list[str] = []
+        for item in _not_recognized_items(records_of(verifier.outcomes)):
+            lines += item.lines
+        return lines
 
     def show(
         self,
@@ -247,7 +252,9 @@ def _row(record: VisualizationRecord, judges: Sequence[str]) -> TableRow:
 
 
 def _judgment(verdict: Mapping[str, Any] | None) -> str:
-    return "-" if verdict is None else f"{verdict['probability']:.2f} ({verdict['rank']})"
+    if verdict is None:
+        return "-"
+    return f"{verdict['probability']:.2f} ({verdict['rank']})"
 
 
 # -- evidence
@@ -298,7 +305,9 @@ def _held_out_items(records: Sequence[VisualizationRecord]) -> list[EvidenceItem
 
 
 def _prediction(probability: float | None, rank: float | None) -> str:
-    return "-" if probability is None else f"{probability:.2f} (rank {rank})"
+    if probability is None:
+        return "-"
+    return f"{probability:.2f} (rank {rank})"
 
 
 def _images_item(part: ImageEvidence) -> EvidenceItem:

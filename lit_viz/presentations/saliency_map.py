@@ -282,7 +282,9 @@ class SaliencyMapPresentation(Presentation[SaliencyRecord, SaliencyEvidence]):
     ) -> None:
         super().show(verifier, name, part)
         if isinstance(part, ComparedMaps) and part.evidence is not None and not verifier.settings.at_end_of_run:
-            rows = [row for item in self.part_items(part.evidence) for row in item.rows]
+            rows: list[TableRow] = []
+            for item in self.part_items(part.evidence):
+                rows += item.rows
             verifier.settings.notify(text_table(rows[:MOST_PRINTED], words=5))
         folder = verifier.storage.path
         if folder is None:
@@ -322,7 +324,11 @@ def _sentences(outcomes: Sequence[Outcome[SaliencyRecord]]) -> list[Sentence]:
         methods.add(record.method)
     if len(methods) != 1:
         return []
-    return [_sentence(sorted(group, key=lambda outcome: outcome.record.place or 0)) for group in groups.values()]
+    sentences: list[Sentence] = []
+    for group in groups.values():
+        group.sort(key=lambda outcome: outcome.record.place or 0)
+        sentences.append(_sentence(group))
+    return sentences
 
 
 def _sentence(parts: Sequence[Outcome[SaliencyRecord]]) -> Sentence:
@@ -352,7 +358,9 @@ def _photographs_per_page(outcomes: Sequence[Outcome[SaliencyRecord]]) -> int:
     """Return the number of photographs on a page of the figure: one a row, or of maps of one method several."""
     records = records_of(outcomes)
     has_rows = len({record.method for record in records}) > 1 or any(record.bands for record in records)
-    return MOST_ROWS if has_rows else MOST_ROWS // 2 * COLUMNS
+    if has_rows:
+        return MOST_ROWS
+    return MOST_ROWS // 2 * COLUMNS
 
 
 def _is_no_error(outcomes: Sequence[Outcome[SaliencyRecord]]) -> bool:
@@ -438,7 +446,9 @@ def _completeness_items(records: Sequence[SaliencyRecord]) -> list[EvidenceItem]
                 f"{title_of(method)}: the sum of {count} misses the difference "
                 f"of the scores of image and baseline by more than {MOST_GAP:.0%}, by at most {max(missed):.3g} of it."
             )
-    return [EvidenceItem(" ".join(texts), name="completeness")] if texts else []
+    if texts:
+        return [EvidenceItem(" ".join(texts), name="completeness")]
+    return []
 
 
 def _captum_item(part: CaptumEvidence) -> EvidenceItem:
@@ -543,11 +553,14 @@ def _metrics(entry: SaliencyMetrics) -> dict[str, float | None]:
     values: dict[str, float | None] = {}
     for name, curves in {"deletion ↓": entry.deletion, "insertion ↑": entry.insertion}.items():
         values[name] = curves["area"]
-        values |= {f"{name[-1]} {key}": area for key, area in curves.items() if key not in ("area", "curve")}
-    stages = entry.randomization
+        for key, area in curves.items():
+            if key not in ("area", "curve"):
+                values[f"{name[-1]} {key}"] = area
     values["sensitivity ↓"] = entry.max_sensitivity
-    values["top randomized"] = stages[0]["spearman"] if stages else None
-    values["all randomized"] = stages[-1]["spearman"] if stages else None
+    values |= {"top randomized": None, "all randomized": None}
+    stages = entry.randomization
+    if stages:
+        values |= {"top randomized": stages[0]["spearman"], "all randomized": stages[-1]["spearman"]}
     if entry.points_at_box is not None:
         values["hit"] = float(entry.points_at_box)
     return values

@@ -61,4 +61,6 @@ def printed_width(path: Path) -> int | None:
     with Image.open(path) as file:
         dpi = file.info.get("dpi", (0.0,))[0]
         width = file.width
-    return round(96 * width / dpi) if dpi else None
+    if dpi:
+        return round(96 * int(width) / float(dpi))
+    return None

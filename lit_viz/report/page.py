@@ -31,6 +31,7 @@ from lit_viz.utils.files import write_text
 from lit_viz.utils.formatting import command_line, pluralize, status_summary
 from lit_viz.utils.pages import page_environment
 from lit_viz.utils.parts import has_instances
+from lit_viz.utils.sequences import as_list
 
 #: Number of tasks with a card.
 MAX_CARDS = 24
@@ -126,7 +127,7 @@ def _settings(config: Mapping[str, Any]) -> str:
     module = arguments_of(config, "module")
     texts = [str((config.get("network") or {}).get("name") or "")]
     for value in module.values():
-        for part in value if isinstance(value, list) else [value]:
+        for part in as_list(value):
             if isinstance(part, Mapping) and "class_path" in part:
                 texts.append(_part_text(part))
     tasks = arguments_of(config, "tasks")

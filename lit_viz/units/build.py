@@ -32,6 +32,7 @@ from lit_viz.utils.checking import checked_types
 from lit_viz.utils.files import atomic_write
 from lit_viz.utils.formatting import Notify, choose_notify, ignore, pluralize
 from lit_viz.utils.process import is_rank_zero
+from lit_viz.utils.sequences import split_commas
 
 #: Files, folders, and images in memory.
 Photographs = ImageLike | Sequence[ImageLike]
@@ -206,10 +207,9 @@ def matching_layers(network: Network, patterns: str | Sequence[str]) -> list[str
     Raises:
         LitVizError: a pattern matches none.
     """
-    given = patterns.split(",") if isinstance(patterns, str) else list(patterns)
     usable = [name for name, layout in layouts(network).items() if name and layout.kind != "other"]
     chosen: list[str] = []
-    for pattern in given:
+    for pattern in split_commas(patterns):
         matches = fnmatch.filter(usable, pattern.strip())
         if not matches:
             raise LitVizError(f"no layer of {network.name} matches {pattern!r}{did_you_mean(pattern, usable)}")
@@ -250,7 +250,10 @@ def _listed(network: Network, images: Photographs, folder: Path) -> tuple[list[s
     written = {f"{ARRAY_PREFIX}{index}": str(folder / f"{index:06d}.npy") for index in range(len(pictures))}
     files: list[str] = []
     for name in names:
-        files += [written[name]] if name in written else photograph_files([name])
+        if name in written:
+            files.append(written[name])
+        else:
+            files += photograph_files([name])
     return files, dict(zip(written.values(), pictures, strict=True))
 
 

@@ -134,7 +134,9 @@ class UnitPage:
         It is None if no photograph exceeds the level.
         """
         largest = float(self.activations.max()) - self.level
-        return (self.synthetic - self.level) / largest if largest > 0 else None
+        if largest > 0:
+            return (self.synthetic - self.level) / largest
+        return None
 
     @property
     def level(self) -> float:

@@ -15,6 +15,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from lit_viz.errors import ArgumentError, did_you_mean, value_text
 from lit_viz.types import items_of
+from lit_viz.utils.sequences import as_list
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -292,8 +293,7 @@ def _elements(value: Any, json: bool) -> Sequence[Any] | None:
     if not hasattr(value, "tolist"):
         return None
     first = value[:_MOST_ELEMENTS] if getattr(value, "ndim", 0) else value  # of an array or tensor
-    listed = first.tolist()
-    return listed if isinstance(listed, list) else [listed]
+    return as_list(first.tolist())
 
 
 def _is_bounded(value: Any) -> bool:

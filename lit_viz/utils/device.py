@@ -69,7 +69,9 @@ def _cached(tensor: Tensor, attribute: str) -> Any:
     if tensor.is_inference():  # inference tensors have no version
         return None
     version, value = tensor.__dict__.get(attribute, (None, None))
-    return value if version == tensor._version else None
+    if version == tensor._version:
+        return value
+    return None
 
 
 def _cache(tensor: Tensor, attribute: str, value: Any) -> Any:

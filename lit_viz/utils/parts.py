@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -128,7 +128,7 @@ def _constructor(kind: Any) -> tuple[inspect.Signature, Collection[str] | None]:
         if base is object or "__init__" not in vars(base):
             continue
         parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        if not _takes_options(parameters):
             return signature, {*constructor_parameters(kind), *signature.parameters}  # with *args
     return signature, None
 
@@ -155,7 +155,9 @@ def plain_arguments(value: Any) -> Any:
     if hasattr(value, "tolist") and getattr(value, "size", None) is not None and _count(value) <= _MOST_VALUES:
         return value.tolist()
     path = public_path(value) if isinstance(value, type) else import_path(value)
-    return f"{type(value).__name__}{INSTANCE}" if path is None else path
+    if path is None:
+        return f"{type(value).__name__}{INSTANCE}"
+    return path
 
 
 def _plain_part(part: Part) -> Any:
@@ -165,7 +167,9 @@ def _plain_part(part: Part) -> Any:
     arguments = {name: plain_arguments(value) for name, value in part.arguments.items()}
     if has_instances(arguments):
         return f"{type(part).__name__}{INSTANCE}"
-    return {"class_path": path, "init_args": arguments} if arguments else {"class_path": path}
+    if arguments:
+        return {"class_path": path, "init_args": arguments}
+    return {"class_path": path}
 
 
 def _count(array: Any) -> int:
@@ -183,7 +187,9 @@ def import_path(thing: Any) -> str | None:
         return None
     if imported is not thing:
         return None
-    return f"{module}.{name}" if isinstance(thing, type) else f"{module}:{name}"
+    if isinstance(thing, type):
+        return f"{module}.{name}"
+    return f"{module}:{name}"
 
 
 @_cached
@@ -227,12 +233,17 @@ def constructor_parameters(kind: Any) -> Mapping[str, inspect.Parameter]:
             is_own = not named or base is kind
             if is_named and (is_own or parameter.default is not parameter.empty):
                 named.setdefault(parameter.name, parameter)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        if not _takes_options(parameters):
             break
     return named
 
 
 # -- from plain values to objects
+
+
+def _takes_options(parameters: Iterable[inspect.Parameter]) -> bool:
+    """Return whether ``**options`` is among the parameters of a constructor."""
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 @_cached
@@ -353,7 +364,9 @@ def construct(value: Any, hint: Any, name: str) -> Any:
         if classes:
             return find_class(value, get_args(classes[0]), name)
         takes_text = str in types_of(hint) or hint is Any
-        return value if takes_text or not kinds else find_named(value, kinds, name)()
+        if takes_text or not kinds:
+            return value
+        return find_named(value, kinds, name)()
     if not isinstance(value, Mapping):
         return value
     if "class_path" in value:
@@ -394,6 +407,6 @@ def accepts_any(kind: type) -> bool:
     """Return whether a class passes other options to something that is no base class of it, such as an optimizer."""
     constructors = [base for base in kind.__mro__ if "__init__" in vars(base)]
     parameters = inspect.signature(vars(constructors[0])["__init__"]).parameters.values()
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+    if not _takes_options(parameters):
         return False
     return not any(issubclass(base, Part) for base in constructors[1:])

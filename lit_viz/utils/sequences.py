@@ -1,4 +1,4 @@
-"""Sequences whose elements are made when they are accessed, so that the memory does not hold them."""
+"""Several values of one argument; sequences whose elements are made when they are accessed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,23 @@ T = TypeVar("T")
 Element = TypeVar("Element")
 
 
+def as_list(value: Any) -> list[Any]:
+    """Return the values of a list or tuple as a list; another value as its only element."""
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return [value]
+
+
+def split_commas(value: Any) -> Any:
+    """Return the words of a text with commas; another value unchanged."""
+    if isinstance(value, str):
+        return value.split(",")
+    return value
+
+
 class LazySequence(Sequence[T]):
-    """Base class of sequences without stored elements; subclasses implement the length and :meth:`make`."""
+    """Base class of sequences without stored elements, which the memory does not hold; subclasses implement the length
+    and :meth:`make`."""
 
     @abstractmethod
     def make(self, position: int) -> T:

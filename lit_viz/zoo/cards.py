@@ -103,12 +103,16 @@ def labels_of(name: str) -> tuple[str, ...]:
     """Return the classes of a network, in the order of its logits."""
     if name == "planted_pairs":
         return PAIR_LABELS
-    return PLANTED_LABELS if name.startswith("planted") else FASHION_LABELS
+    if name.startswith("planted"):
+        return PLANTED_LABELS
+    return FASHION_LABELS
 
 
 def shape_of(name: str) -> tuple[int, int, int]:
     """Return the channels, the height and the width of the images of a network."""
-    return (BANDS, BAND_SIDE, BAND_SIDE) if name == "planted_bands" else (1, SIDE, SIDE)
+    if name == "planted_bands":
+        return (BANDS, BAND_SIDE, BAND_SIDE)
+    return (1, SIDE, SIDE)
 
 
 def build(name: str, classes: int | None = None) -> nn.Module:

@@ -105,8 +105,8 @@ def planted_images(indices: Sequence[int], seed: int = 0, surroundings: int = 0)
         seed: of all draws. The networks of the zoo were trained with seeds of 1,000,000 and more.
         surroundings: number of the background and the distractors, from 0.
     """
-    glyph_draws = Draws([Key(seed, index) for index in indices])
-    other_draws = Draws([Key(seed, index, surroundings) for index in indices])
+    glyph_draws = _draws(seed, indices)
+    other_draws = _draws(seed, indices, surroundings)
     labels = glyph_draws.integers("planted class", 0, len(_CLASSES) - 1)
     place = glyph_draws.integers("planted place", 0, _places(SIDE) - 1, (2,))
     images = _background(other_draws, SIDE)
@@ -131,7 +131,7 @@ def planted_bands(indices: Sequence[int], seed: int = 0, surroundings: int = 0, 
         surroundings: number of the backgrounds and the distractors, from 0.
         bands: of an image.
     """
-    glyph_draws = Draws([Key(seed, index) for index in indices])
+    glyph_draws = _draws(seed, indices)
     labels = glyph_draws.integers("planted bands class", 0, len(_CLASSES) - 1)
     band = glyph_draws.integers("planted bands band", 0, bands - 1)
     place = glyph_draws.integers("planted bands place", 0, _places(BAND_SIDE) - 1, (2,))
@@ -164,7 +164,7 @@ def planted_pairs(indices: Sequence[int], seed: int = 0) -> PlantedPairs:
         indices: one per image, from 0; all pixels are a pure function of seed and index.
         seed: of all draws. The network of the zoo was trained with seeds of 1,000,000 and more.
     """
-    draws = Draws([Key(seed, index) for index in indices])
+    draws = _draws(seed, indices)
     count, places = len(indices), _places(SIDE)
     nowhere = torch.zeros(count, places**2, dtype=torch.bool)
     first_place = _free_place(draws, "planted pairs place 0", nowhere, places)
@@ -235,6 +235,10 @@ def _background(draws: Draws, side: int) -> Tensor:
     smooth = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)
     texture = draws.noise("planted texture", (1, side, side))
     return _rounded((0.5 + 0.15 * smooth + 0.05 * texture).clamp(0.1, 0.9))
+
+
+def _draws(seed: int, indices: Sequence[int], surroundings: int = 0) -> Draws:
+    return Draws([Key(seed, index, surroundings) for index in indices])
 
 
 def _rounded(images: Tensor) -> Tensor:

@@ -337,8 +337,10 @@ def _batches(outcomes: Sequence[Attacked], eps: float) -> Iterator[_Batch]:
         source = outcome.source()
         if source is None:
             continue
-        group = untargeted if outcome.record.target is None else targeted
-        group.append((outcome, source))
+        if outcome.record.target is None:
+            untargeted.append((outcome, source))
+        else:
+            targeted.append((outcome, source))
     for group in (untargeted, targeted):
         for first in range(0, len(group), _BATCH):
             yield _batch(group[first : first + _BATCH], eps)

@@ -188,8 +188,9 @@ def _listed(boxes: Sequence[NamedBox]) -> str:
     for box in boxes[:MOST_NAMES]:
         corners = ", ".join(f"{side:g}" for side in box["box"])
         texts.append(f"{box['label']} {box['score']:.3f} ({corners})")
-    more = [] if len(boxes) <= MOST_NAMES else [f"{len(boxes) - MOST_NAMES} more"]
-    return ", ".join([*texts, *more]) or "no box"
+    if len(boxes) > MOST_NAMES:
+        texts.append(f"{len(boxes) - MOST_NAMES} more")
+    return ", ".join(texts) or "no box"
 
 
 def _success(record: Any, values: FileValues) -> Iterator[str]:

@@ -276,8 +276,12 @@ def transfer_table(files: Sequence[Mapping[str, Any]]) -> str:
     """Return a row a file with the predictions of each judge, for the photograph and for the file."""
     by_file: dict[tuple[int, str], dict[str, str]] = {}
     for row in files:
-        verdict = "fooled" if row["fooled"] else "not"
+        verdict = "not"
+        if not row["right"]:
+            verdict = "wrong"
+        elif row["fooled"]:
+            verdict = "fooled"
         line = by_file.setdefault((row["index"], row["name"]), {"photograph": row["name"]})
-        line[row["judge"]] = f"{row['before']} -> {row['after']} ({verdict if row['right'] else 'wrong'})"
+        line[row["judge"]] = f"{row['before']} -> {row['after']} ({verdict})"
     lines = list(by_file.values())
     return text_table(lines[:MOST_PRINTED], words=len(lines[0]))

@@ -192,7 +192,9 @@ class CaptumReference:
         """
         if isinstance(self.method, own.IntegratedGradients):
             return float(2.0**-24 / self.method.nodes(self.evaluations) ** 0.5)
-        return 2.0**-23 if isinstance(self.method, own.Occlusion) else 0.0
+        if isinstance(self.method, own.Occlusion):
+            return 2.0**-23
+        return 0.0
 
     def compute(self) -> Tensor:
         """Return the map on the CPU, in the shape of lit_viz's map. The global random state is preserved."""
@@ -362,7 +364,9 @@ def _feature_ablation(r: CaptumReference) -> Any:
     result: Any = attr.FeatureAblation(r.given).attribute(
         r.x, r.baseline, r.target, feature_mask=segments, perturbations_per_eval=_BATCH
     )
-    return result if r.method.segments.are_bands else result[:, :1]
+    if r.method.segments.are_bands:
+        return result
+    return result[:, :1]
 
 
 def _kernel_shap(r: CaptumReference) -> Tensor:
@@ -557,7 +561,9 @@ def counterpart_of(method: own.Attribution) -> Counterpart | None:
         return COUNTERPARTS[base]
     if not isinstance(method, own.Estimator) or method.networks not in (("plain",), ("libra",)):
         return None
-    return _OF_ORIGINAL if _computed_by(method, [own.RISE]) is None else _RISE
+    if _computed_by(method, [own.RISE]) is None:
+        return _OF_ORIGINAL
+    return _RISE
 
 
 def _computed_by(method: own.Attribution, kinds: Collection[type[own.Attribution]]) -> type[own.Attribution] | None:

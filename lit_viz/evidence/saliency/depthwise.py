@@ -15,6 +15,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from lit_viz.utils.sequences import as_list
+
 _Pair = tuple[int, int]
 
 
@@ -55,7 +57,7 @@ def _depthwise(
 
 def pair(value: Any) -> _Pair:
     """Return an argument of a layer for height and width, which may be one number for both."""
-    first, *rest = [value] if isinstance(value, int) else list(value)
+    first, *rest = as_list(value)
     return int(first), int(rest[0] if rest else first)
 
 

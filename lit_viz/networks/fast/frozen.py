@@ -153,9 +153,14 @@ class FrozenNetwork(nn.Module):
             activations[FINAL] = read.split(final.to(logits))[0]
         return logits, {name: activation.to(x.device) for name, activation in activations.items()}
 
+    def _network(self) -> nn.Module:
+        if self._own is None:
+            return self._original[0]
+        return self._own
+
     def _is_of_each_image(self, x: Tensor, layers: Sequence[str]) -> bool:
         """Return whether layers are read that are called once for each image."""
-        network = self._original[0] if self._own is None else self._own
+        network = self._network()
         return isinstance(network, EachImage) and len(x) > 1 and any(layer != FINAL for layer in layers)
 
     def _check_count(self, count: int) -> None:
@@ -187,8 +192,7 @@ class FrozenNetwork(nn.Module):
 
     def layer(self, name: str) -> nn.Module:
         """Return a layer of the network by its name, to hook it."""
-        network = self._original[0] if self._own is None else self._own
-        return network.get_submodule(name)
+        return self._network().get_submodule(name)
 
     def add_note(self, note: str) -> None:
         """Append a message about the copy."""

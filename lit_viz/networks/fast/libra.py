@@ -38,7 +38,7 @@ class LibraNetwork(RuledNetwork):
 
     def forward(self, x: Tensor, layers: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits and activations of :meth:`FrozenNetwork.forward`, with gradients of the rule."""
-        network = self._original[0] if self._own is None else self._own
+        network = self._network()
         with libra(network, self.output):
             return super().forward(x, layers)
 
