@@ -1,60 +1,16 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from lit_viz.attributions.reducers import reduce_channels
-from lit_viz.engine.snapshots import Result
 from lit_viz.figures.agreement import agreement_figure
 from lit_viz.figures.layout import pixels
 from lit_viz.figures.style import COLORS
 from lit_viz.images.rendering import clip_limits, heat
-from lit_viz.runs.evidence import CAPTUM, CaptumEvidence, Gate, MapAgreement, Similarity
-from lit_viz.runs.memory import MemoryStorage
-from lit_viz.runs.records import SaliencyRecord
-from lit_viz.types import Task
 from lit_viz.utils.limits import MOST_ROWS
-
-AGREEMENT = MapAgreement(
-    index=0,
-    name="",
-    method="gradient",
-    target_name=None,
-    passed=True,
-    reference=CAPTUM,
-    formula=Gate(difference=2e-15, allowed=1e-8, passed=True),
-    delivered=Gate(difference=1e-7, allowed=1.2e-6, captum_float32=1e-7, passed=True),
-    similarity=Similarity(difference=0.0, spearman=0.99987, ssim=1.0, top_iou=1.0),
-    controls={"another class": Similarity(difference=1.0, spearman=-1e-7, ssim=math.nan, top_iou=0.0)},
-)
-BROKEN = replace(AGREEMENT, passed=False, delivered=replace(AGREEMENT.delivered, difference=0.25, passed=False))
-
-
-def outcome(index=0, array=None, name=None):
-    record = SaliencyRecord(index=index, name=name or f"class {index}", method="gradient", reducer="max_abs", top5=[])
-    (made,) = MemoryStorage([Result(Task(index, record.name, 0), record, array=array)]).outcomes()
-    return made
-
-
-def evidence_of(maps):
-    return CaptumEvidence(version="1", passed=None, maps=maps, unchecked=[])
-
-
-def compare(*agreements, size=(8, 8), name=None, references=None):
-    """Return the figure of maps whose reference differs in one channel and one pixel."""
-    outcomes, maps, kept = [], [], {}
-    for index, agreement in enumerate(agreements):
-        map_ = torch.randn(3, *size, generator=torch.Generator().manual_seed(index))
-        reference = map_.double()
-        reference[-1, 0, 0] += 2.0
-        if references is not None:
-            map_, reference = references[index]
-        outcomes.append(outcome(index, map_, name))
-        maps.append(agreement.amend(index=index))
-        kept[index] = reference
-    return agreement_figure(evidence_of(maps), kept, outcomes)
+from tests.support.figures import AGREEMENT, BROKEN, compare, evidence_of, outcome
 
 
 def test_map_reference_and_difference_share_one_scale(figures):
@@ -119,12 +75,8 @@ def test_many_maps_are_arranged_in_columns(count, columns, figures):
     lefts = [round(place.x0, 4) for place in first]
     assert lefts[:columns] == sorted(set(lefts))
     assert lefts == [lefts[place % columns] for place in range(count)]
-    figures.assert_no_overlap(figure)
 
 
-def test_compared_maps_do_not_overlap_and_each_pixel_is_a_block(tmp_path, figures):
-    figure = compare(
-        replace(AGREEMENT, controls={figures.LONG: AGREEMENT.similarity}), BROKEN, size=(33, 33), name=figures.LONG
-    )
-    figures.assert_no_overlap(figure)
+def test_each_pixel_of_a_compared_map_is_a_block(tmp_path, figures):
+    figure = compare(AGREEMENT, BROKEN, size=(33, 33))
     figures.assert_pixels_are_blocks(figure, figures.images(figure), tmp_path / "agreement.png")

@@ -2,13 +2,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from matplotlib import rcParams
 from PIL import Image
 
 from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.errors import LitVizError
-from lit_viz.figures.evolution import Evolution, evolution_figure
+from lit_viz.figures.evolution import evolution_figure
 from lit_viz.figures.style import save_figure
 from lit_viz.images.reading import to_uint8
 from lit_viz.presentations.class_visualization import ClassVisualizationPresentation
@@ -17,35 +16,9 @@ from lit_viz.runs.layout import STORE
 from lit_viz.runs.records import LayerImageRecord
 from lit_viz.runs.segments import Contents
 from lit_viz.types import Task
+from tests.support.figures import evolution, picture
 
 LONG = "jack-o'-lantern, of the $5 kind, carved from a pumpkin and put before the door in the last night of October"
-
-
-def picture(seed, channels=3, size=16):
-    return torch.rand(channels, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-def evolution(name="tabby", iterations=(0, 1, 50, 100, 200), channels=3, size=16):
-    frames = [(k, picture(k, channels, size)) for k in iterations]
-    return Evolution(name, frames, [(k, min(1.0, 0.01 + k / 200)) for k in iterations])
-
-
-@pytest.mark.parametrize(
-    "tasks",
-    [
-        [evolution()],
-        [evolution(LONG), evolution("a", (5,))],
-        [evolution(LONG, (7,))],
-        [evolution("seven", (0, 5, 10), channels=1)],
-        [evolution("geometric", (0, 1, 2, 4, 8, 16, 32, 64, 128, 256))],
-        [evolution("late", (9_999_990, 9_999_995, 10_000_000))],
-        [Evolution("a map has no curve", [(0, picture(0)), (10, picture(1))])],
-        [evolution(str(n)) for n in range(9)],
-        [],
-    ],
-)
-def test_labels_do_not_overlap(tasks, figures: Any):
-    figures.assert_no_overlap(evolution_figure(tasks))
 
 
 def test_text_contains_class_iteration_and_probability(figures: Any):

@@ -1,4 +1,4 @@
-"""Fixture with functions that make outcomes for figures, and that read texts, axes and geometry of figures."""
+"""Fixture with functions that make outcomes for figures, and that read texts, axes and pixels of figures."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
-from lit_viz.engine.snapshots import Result, Snapshot
 from lit_viz.figures.style import save_figure
-from lit_viz.runs.memory import MemoryStorage
-from lit_viz.runs.records import AdversarialRecord
-from lit_viz.types import Task
-
-LONG = "American Staffordshire terrier, American pit bull terrier"
+from tests.support.figures import LONG, attacked, levels, trace
 
 
 def texts(figure: Figure) -> list[str]:
@@ -43,10 +38,8 @@ def plots(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if not axes.images]
 
 
-def assert_no_overlap(figure: Figure) -> None:
-    """Assert that texts, tick labels and axes do not overlap and lie within the figure."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw_without_rendering()
+def written_texts(figure: Figure) -> list[Text]:
+    """Return the texts, tick labels and labels of axes that are drawn."""
     written = [*figure.texts]
     for axes in figure.axes:
         if not axes.axison or axes.images:
@@ -55,7 +48,21 @@ def assert_no_overlap(figure: Figure) -> None:
         for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             ticks = axis.get_major_ticks()
             written += [tick.label1 for tick in ticks if tick.label1.get_visible() and low <= tick.get_loc() <= high]
-    extents = [text.get_window_extent(renderer).extents for text in written if text.get_text()]
+    return [text for text in written if text.get_text()]
+
+
+def assert_legible(figure: Figure) -> None:
+    """Assert that letters have at least 10 dots, and 4.5 points where the figure is printed at most 12 inches wide."""
+    smallest = min((text.get_fontsize() for text in written_texts(figure)), default=6.0)
+    assert smallest * figure.dpi / 72 >= 10
+    assert smallest * min(1, 12 / figure.get_figwidth()) >= 4.5
+
+
+def assert_no_overlap(figure: Figure) -> None:
+    """Assert that texts, tick labels and axes do not overlap and lie within the figure."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    extents = [text.get_window_extent(renderer).extents for text in written_texts(figure)]
     extents += [axes.get_window_extent(renderer).extents for axes in figure.axes]
     boxes = np.reshape(extents, (-1, 4))
     low, high = boxes[:, :2] + 1, boxes[:, 2:] - 1  # boxes may touch by a dot
@@ -77,46 +84,6 @@ def assert_pixels_are_blocks(figure: Figure, drawn: list[Axes], path: Path) -> N
         assert np.array_equal(block, picture.repeat(times, 0).repeat(times, 1))
 
 
-def levels(seed, channels=3, size=(8, 8)):
-    """Return an image of whole 255ths."""
-    drawn = torch.randint(20, 236, (channels, *size), generator=torch.Generator().manual_seed(seed))
-    return drawn / 255
-
-
-def trace(count=10, flip=6):
-    """Return curves by metric, with a first success at ``flip``."""
-    ks = range(count)
-    return {
-        "probability": [(k, k / count) for k in ks],
-        "margin": [(k, k - flip + 0.5 if flip is not None else -1.0 - k) for k in ks],
-        "l2": [(k, 0.1 * k) for k in ks],
-        "linf": [(k, k / 255) for k in ks],
-    }
-
-
-def attacked(seed=0, size=(8, 8), channels=3, *, original=None, result=None, curves=None, **fields):
-    """Return the outcome of an attack with these curves and fields of its record."""
-    original = levels(seed, channels, size) if original is None else original
-    if result is None:
-        result = (original + levels(seed + 100, channels, size).sub(0.5).mul(10).round() / 255).clamp(0, 1)
-    default = {
-        "name": f"image {seed}", "target": 1, "target_name": "stingray", "iterations": 12, "attack": "pgd",
-        "predicted_before_name": "quail", "predicted_name": "stingray", "probability_before": 0.03,
-        "metrics": {"probability": 0.41}, "success_file": True, "success_jpeg75": False,
-    }  # fmt: skip
-    record = AdversarialRecord(index=seed, **{**default, **fields})
-    task = Task(seed, record.name, seed)
-    values = {}
-    for metric, curve in (trace() if curves is None else curves).items():
-        for k, value in curve:
-            values.setdefault(k, {})[metric] = value
-    snapshots = [Snapshot(task, k, metrics) for k, metrics in sorted(values.items())]
-    storage = MemoryStorage([Result(task, record, result, source=original)])
-    for snapshot in snapshots:
-        storage.add_snapshot(snapshot)
-    return storage.outcomes()[0]
-
-
 @pytest.fixture(scope="session")
 def figures() -> SimpleNamespace:
     """Return the functions of this module by name, and a label that is long."""
@@ -126,6 +93,7 @@ def figures() -> SimpleNamespace:
         images=images,
         plots=plots,
         assert_no_overlap=assert_no_overlap,
+        assert_legible=assert_legible,
         assert_pixels_are_blocks=assert_pixels_are_blocks,
         levels=levels,
         trace=trace,
