@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,34 +40,26 @@ def test_repeated_names_are_ambiguous_and_whole_labels_are_not() -> None:
     assert find_class("crane_bird", ["crane", "crane bird"]) == 1
 
 
-def test_an_empty_name_is_rejected() -> None:
-    with pytest.raises(LitVizError, match="empty"):
-        find_class(" ", imagenet_labels())
-
-
-def test_an_ambiguous_synonym_lists_the_choices() -> None:
-    with pytest.raises(LitVizError, match=r"1 \(great white shark, shark\), 2 \(hammerhead, shark\)"):
-        find_class("shark", ANIMALS)
-
-
-def test_an_unknown_name_lists_similar_names() -> None:
-    with pytest.raises(LitVizError, match=r"unknown class 'tarantola'; did you mean 'tarantula'"):
-        find_class("tarantola", imagenet_labels())
-
-
-def test_an_unknown_name_lists_all_of_a_few_classes() -> None:
-    """``lit-viz classes`` knows published networks only."""
-    with pytest.raises(LitVizError, match=r"unknown class 'zebra': the classes are cat, dog"):
-        find_class("zebra", ["cat", "dog"])
-    with pytest.raises(LitVizError, match=r"unknown class 'qqqqqq': see lit-viz classes"):
-        find_class("qqqqqq", imagenet_labels())
-
-
-def test_a_list_of_names_is_rejected_with_the_way_to_give_several() -> None:
-    with pytest.raises(LitVizError, match=r"unknown class 'stingray,tabby'; give classes separately"):
-        find_class("stingray,tabby", imagenet_labels())
-    with pytest.raises(LitVizError, match=r"'tarantola,tabby'; did you mean"):
-        find_class("tarantola,tabby", imagenet_labels())
+@pytest.mark.parametrize(
+    ("target", "labels", "words"),
+    [
+        (" ", None, "empty"),
+        ("shark", ANIMALS, r"1 \(great white shark, shark\), 2 \(hammerhead, shark\)"),
+        ("tarantola", None, "unknown class 'tarantola'; did you mean 'tarantula'"),
+        (
+            "zebra",
+            ["cat", "dog"],
+            "unknown class 'zebra': the classes are cat, dog",
+        ),
+        ("qqqqqq", None, "unknown class 'qqqqqq': see lit-viz classes"),
+        ("stingray,tabby", None, "unknown class 'stingray,tabby'; give classes separately"),
+        ("tarantola,tabby", None, "'tarantola,tabby'; did you mean"),
+        ("ox", numbered_labels(4), "unknown class 'ox'; the classes have no names: give an index, or names by"),
+    ],
+)
+def test_a_name_of_no_class_is_rejected_with_what_to_give(target: str, labels: Any, words: str) -> None:
+    with pytest.raises(LitVizError, match=words):
+        find_class(target, labels or imagenet_labels())
 
 
 @pytest.mark.parametrize("target", [1000, -1, "1000", "-1"])
@@ -97,11 +90,6 @@ def test_a_bad_labels_file_is_rejected(tmp_path: Path, content: bytes | None, wo
         file.write_bytes(content)
     with pytest.raises(LitVizError, match=rf"labels.txt' .*{words}.*one name per line"):
         read_labels(file)
-
-
-def test_a_name_without_labels_suggests_a_labels_file() -> None:
-    with pytest.raises(LitVizError, match=r"unknown class 'ox'; the classes have no names: give an index, or names by"):
-        find_class("ox", numbered_labels(4))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="requires FIFOs")
