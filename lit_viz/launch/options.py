@@ -117,20 +117,13 @@ class RunOptions:
         return self.logging or LoggerSettings()
 
     @property
-    def loggers(self) -> list[str | Logger]:
-        """Names of loggers, and loggers of Lightning; names may have commas."""
-        loggers: list[str | Logger] = []
-        for item in as_list(self.logger):
-            if isinstance(item, str):
-                loggers += item.split(",")
-            elif item is not None:
-                loggers.append(item)
-        return loggers
-
-    @property
     def given_names(self) -> list[str]:
-        """Names of loggers as they are given."""
-        return [logger for logger in self.loggers if isinstance(logger, str)]
+        """Names of loggers as they are given, also with commas."""
+        names: list[str] = []
+        for logger in as_list(self.logger):
+            if isinstance(logger, str):
+                names += logger.split(",")
+        return names
 
     def recorded(self) -> dict[str, Any]:
         """Return the arguments as a form records them: loggers and devices by name."""
@@ -156,7 +149,7 @@ class RunOptions:
     @property
     def own_loggers(self) -> list[Logger]:
         """Loggers of Lightning that are given as objects."""
-        return [logger for logger in self.loggers if isinstance(logger, Logger)]
+        return [logger for logger in as_list(self.logger) if isinstance(logger, Logger)]
 
     @property
     def trainer_arguments(self) -> SimpleNamespace:
