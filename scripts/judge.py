@@ -17,7 +17,8 @@ from lit_viz.errors import LitVizError
 from lit_viz.images.canvas import resize, split_group
 from lit_viz.images.reading import read_png
 from lit_viz.networks import Network
-from lit_viz.networks.summaries import group_summary, prediction_summary
+from lit_viz.networks.decisions import EXCLUSIVE
+from lit_viz.networks.summaries import group_summary
 from lit_viz.outputs import load_network
 from lit_viz.runs.folder import FolderStorage
 from lit_viz.types import Record
@@ -55,7 +56,7 @@ def judge(folder: str, names: list[str]) -> None:
         for record in records:
             pictures = split_group(read_png(run.path / record.file), group)
             index = target(record, held_out)
-            predictions = [prediction_summary(row, index) for row in scores_of(held_out, pictures)]
+            predictions = EXCLUSIVE.summaries(scores_of(held_out, pictures), [index] * len(pictures))
             columns[network].append(group_summary(predictions))
     table = Table(box=None, header_style="bold")
     for column in ("class", *columns):

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from lit_viz.images.canvas import resize
 from lit_viz.networks import Network
+from lit_viz.networks.decisions import EXCLUSIVE
 from lit_viz.networks.loading import class_names, load
-from lit_viz.networks.summaries import LOGITS_TOLERANCE, prediction_summary, probe_images, relative_difference
+from lit_viz.networks.summaries import LOGITS_TOLERANCE, probe_images, relative_difference
 from lit_viz.utils.files import sha256
 from lit_viz.utils.formatting import remark
 from lit_viz.utils.labels import imagenet_labels
@@ -100,7 +101,7 @@ def held_out_judge(network: Network) -> Callable[[Tensor, int], Mapping[str, dic
     def judge(image: Tensor, target: int) -> dict[str, dict[str, float]]:
         verdicts = {}
         for name in names:
-            summary = prediction_summary(judge_logits(name, image[None])[0], target)
+            (summary,) = EXCLUSIVE.summaries(judge_logits(name, image[None]), [target])
             verdicts[name] = {"probability": summary["probability"], "rank": summary["rank"]}
         return verdicts
 

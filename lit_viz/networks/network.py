@@ -19,12 +19,7 @@ from lit_viz.networks.isolation import Original
 from lit_viz.networks.layers import check_layers, layer_of
 from lit_viz.networks.outputs import LOGITS, Logits, Output
 from lit_viz.networks.resizing import Resizing
-from lit_viz.networks.summaries import (
-    LOGITS_TOLERANCE,
-    prediction_summary,
-    relative_difference,
-    top5,
-)
+from lit_viz.networks.summaries import LOGITS_TOLERANCE, relative_difference
 from lit_viz.utils.labels import find_class, find_text
 from lit_viz.utils.parts import plain_arguments
 
@@ -140,7 +135,7 @@ class Network(Original):
 
     def prediction(self, logits: Tensor, target: int) -> dict[str, float]:
         """Return logit, probability and rank of a class for logits ``(K,)``."""
-        return prediction_summary(logits, target, self.rule)
+        return self.predictions(logits[None], [target])[0]
 
     def predictions(self, logits: Tensor, targets: Sequence[int]) -> list[dict[str, float]]:
         """Return logit, probability and rank of a class for each row of logits ``(N, K)``."""
@@ -148,7 +143,7 @@ class Network(Original):
 
     def top5(self, logits: Tensor) -> Ranking:
         """Return label and probability of the five most probable classes for logits ``(K,)``."""
-        return top5(logits, self.labels, self.rule)
+        return self.rankings(logits[None])[0]
 
     def rankings(self, logits: Tensor) -> list[Ranking]:
         """Return :meth:`top5` for each row of logits ``(N, K)``."""

@@ -1,4 +1,4 @@
-"""Summaries of scores: probabilities, ranks and decisions; and probe images, by which networks are compared."""
+"""The summary of a group of images; and probe images, by which networks are compared."""
 
 from __future__ import annotations
 
@@ -9,16 +9,8 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from lit_viz.networks.decisions import EXCLUSIVE, DecisionRule, Ranking
-
 #: Largest relative difference between the logits of equal networks; different kernels round differently.
 LOGITS_TOLERANCE = 1e-4
-
-
-def prediction_summary(scores: Tensor, target: int, rule: DecisionRule = EXCLUSIVE) -> dict[str, float]:
-    """Return the summary of :meth:`~lit_viz.networks.decisions.DecisionRule.summaries` for scores ``(K,)``."""
-    (summary,) = rule.summaries(scores[None], [target])
-    return summary
 
 
 def group_summary(summaries: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -27,12 +19,6 @@ def group_summary(summaries: Sequence[Mapping[str, float]]) -> dict[str, float]:
         "probability": fmean(summary["probability"] for summary in summaries),
         "rank": max(summary["rank"] for summary in summaries),
     }
-
-
-def top5(scores: Tensor, labels: Sequence[str], rule: DecisionRule = EXCLUSIVE) -> Ranking:
-    """Return the ranking of :meth:`~lit_viz.networks.decisions.DecisionRule.rankings` for scores ``(K,)``."""
-    (ranking,) = rule.rankings(scores[None], labels)
-    return ranking
 
 
 def probe_images(channels: int, size: tuple[int, int]) -> Tensor:

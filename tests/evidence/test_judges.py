@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from lit_viz.evidence import judges
 from lit_viz.evidence.judges import MOBILENET, MOBILENET_PACKAGE, held_out_judge, installed_judges, mobilenet_weights
 from lit_viz.images.reading import read_photograph
 from lit_viz.networks import Network
-from lit_viz.networks.summaries import prediction_summary, top5
+from lit_viz.networks.decisions import EXCLUSIVE
 from lit_viz.outputs import load_network
 
 LITE = ("efficientnet_lite1", "efficientnet_lite2")
@@ -24,16 +25,24 @@ def _without_mobilenet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judges, "mobilenet_weights", lambda: None)
 
 
-def test_prediction_summary_and_top_five() -> None:
+def leading(scores: torch.Tensor, names: Sequence[str]) -> list[str]:
+    (ranking,) = EXCLUSIVE.rankings(scores[None], names)
+    return [name for name, _ in ranking]
+
+
+def ranks(scores: torch.Tensor) -> list[float]:
+    """Return the rank of each class."""
+    return [summary["rank"] for summary in EXCLUSIVE.summaries(scores.expand(len(scores), -1), range(len(scores)))]
+
+
+def test_summaries_and_top_five() -> None:
     logits = torch.tensor([1.0, 3.0, 2.0, 3.0])
-    summary = prediction_summary(logits, 2)
+    (summary,) = EXCLUSIVE.summaries(logits[None], [2])
     assert summary["logit"] == 2.0
-    assert summary["rank"] == 3
     assert summary["probability"] == pytest.approx(float(logits.softmax(0)[2]))
-    assert [prediction_summary(logits, k)["rank"] for k in (1, 3)] == [1, 2]
-    assert [label for label, _ in top5(logits, "abcd")] == ["b", "d", "c", "a"]
-    assert len(top5(logits, "abcd")) == 4
-    assert len(top5(logits.repeat(2), "abcdefgh")) == 5
+    assert ranks(logits) == [4, 1, 3, 2]
+    assert leading(logits, "abcd") == ["b", "d", "c", "a"]
+    assert len(leading(logits.repeat(2), "abcdefgh")) == 5
 
 
 def test_top_five_is_the_start_of_the_stable_order() -> None:
@@ -45,19 +54,18 @@ def test_top_five_is_the_start_of_the_stable_order() -> None:
         for missing in (0, 1, 3, 7):
             scores[torch.randperm(40, generator=drawn)[:missing]] = torch.nan
             expected = [names[index] for index in scores.argsort(descending=True, stable=True)[:5].tolist()]
-            assert [name for name, _ in top5(scores, names)] == expected
+            assert leading(scores, names) == expected
 
 
 def test_rank_of_a_class() -> None:
     """Classes with NaN are last; of equal logits the first class is ahead."""
     for broken in (torch.full((4,), torch.nan), torch.tensor([1.0, torch.nan, 2.0, 0.0])):
-        summaries = [prediction_summary(broken, k) for k in range(4)]
+        summaries = EXCLUSIVE.summaries(broken.expand(4, -1), range(4))
         assert all(math.isnan(summary["probability"]) and summary["rank"] == 4 for summary in summaries)
     same = torch.zeros(7)
-    assert [prediction_summary(same, k)["rank"] for k in range(7)] == [1, 2, 3, 4, 5, 6, 7]
-    assert [label for label, _ in top5(same, "abcdefg")] == list("abcde")
-    infinite = torch.tensor([-torch.inf, 0.0, -torch.inf])
-    assert [prediction_summary(infinite, k)["rank"] for k in range(3)] == [2, 1, 3]
+    assert ranks(same) == [1, 2, 3, 4, 5, 6, 7]
+    assert leading(same, "abcdefg") == list("abcde")
+    assert ranks(torch.tensor([-torch.inf, 0.0, -torch.inf])) == [2, 1, 3]
 
 
 @pytest.mark.usefixtures("_without_mobilenet")
