@@ -24,7 +24,7 @@ from lit_viz.types import Record, Task, index_of
 from lit_viz.utils.files import plain
 from lit_viz.utils.formatting import Notify, command_line, remark
 from lit_viz.utils.imports import exclude_from_imports
-from lit_viz.utils.parts import plain_arguments
+from lit_viz.utils.parts import INSTANCE, has_instances, plain_arguments
 
 # Tolerance of probe logits: networks with rounded activations differ by more than rounding between machines.
 _TOLERANCE = 1e-2
@@ -185,8 +185,16 @@ def _differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, A
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for old, new in zip(before, now, strict=True):
             yield from _differences(old, new, name)
-    elif _for_all(before, now) != _for_all(now, before):
+    elif _class_name(before, now) != _class_name(now, before) and _for_all(before, now) != _for_all(now, before):
         yield name, _shown(before), _shown(now)
+
+
+def _class_name(value: Any, other: Any) -> Any:
+    """Return the name of the class of a part that is compared with an instance, whose arguments are not known."""
+    classes = [_shown(value), _shown(other)]
+    if not all(isinstance(kind, str) for kind in classes) or not has_instances(classes):
+        return value
+    return classes[0].removesuffix(INSTANCE).rpartition(".")[2]
 
 
 def _for_all(value: Any, other: Any) -> Any:
