@@ -142,8 +142,9 @@ class Parser:
             values = "1"
             if isinstance(default, bool):
                 values = "0"
-                for word in list(words):
-                    words.append(f"--no-{word[2:]}")
+                positive, words = words, []
+                for word in positive:
+                    words += [word, f"--no-{word[2:]}"]
             elif argument in VARYING and not _admits_list(hint):
                 hint = hint | Sequence[float]
             is_shown = shown is None or name in shown
