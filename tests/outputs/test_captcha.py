@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 import lit_viz as lv
+from lit_viz.cli import main
 from lit_viz.networks.onnx_file import read_onnx
 from lit_viz.outputs import ReadText
 from tests.support.networks import Around
@@ -84,10 +87,11 @@ def test_an_attack_is_read_as_another_word_by_the_package(
 
 
 def test_the_page_has_the_readings_of_the_package(
-    whisperer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whisperer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    network, letters, attack = blocks(read("answers.md").partition("\n## A recognizer of text\n")[2])
+    section = read("answers.md").partition("\n## A recognizer of text\n")[2]
+    network, letters, attack = blocks(section)
     names = run(network, "docs/answers.md")
     assert lv.read(names["net"], ["2CWK.png", "3141.png"]) == ["2CWK", "3747"]
     run(letters, "docs/answers.md", names)
@@ -105,4 +109,11 @@ def test_the_page_has_the_readings_of_the_package(
     assert (record.text_before, record.text, record.success_file) == ("2CWK", "2CAT", True)
     saved = names["run"].save(tmp_path / "attack")
     assert whisperer.recognize(tmp_path / "attack" / str(saved.records[0].file)) == "2CAT"
+    (line,) = re.findall(r"^`(output = .*)`", section, re.MULTILINE)
+    (tmp_path / "recognizer.py").write_text(f"{network.partition('def load')[0]}{line}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    (command,) = re.findall(r"^lit-viz (.*)$", section, re.MULTILINE)
+    main(shlex.split(command))
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in printed] == [["2CWK", "2CWK"], ["3141", "3747"]]
     assert all((DOCS / "images" / f"answers_{name}.jpg").stat().st_size < 150_000 for name in ("letters", "attack"))
