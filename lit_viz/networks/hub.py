@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,8 @@ def _transformers(name: str, repository: str, auto_class: str) -> tuple[Build, P
             network, info = loader.from_pretrained(
                 weights.parent, output_loading_info=True, use_safetensors=weights.suffix == ".safetensors", **local
             )
-        if missing := sorted(map(str, info["missing_keys"])):
+        missing = _without_pooler(network, sorted(map(str, info["missing_keys"])))
+        if missing:
             raise LitVizError(
                 f"the weights of {name} must be of a trained network, but have no {missing[0]} "
                 f"({len(missing)} missing keys): give one that was {purpose}"
@@ -134,6 +135,22 @@ def _transformers(name: str, repository: str, auto_class: str) -> tuple[Build, P
         return _finite(network.float(), weights), weights
 
     return build, publish
+
+
+def _without_pooler(network: Any, missing: Sequence[str]) -> list[str]:
+    """Return missing parameters without those of the pooler of an encoder-decoder, which are set to 0.
+
+    A decoder of text reads the tokens of its encoder, not its pooler; published TrOCR has none.
+    """
+    if network.config.model_type != "vision-encoder-decoder":
+        return list(missing)
+    required: list[str] = []
+    for name in missing:
+        if name.startswith("encoder.pooler."):
+            nn.init.zeros_(network.get_parameter(name))  # random values would differ each time that it is loaded
+        else:
+            required.append(name)
+    return required
 
 
 def _timm(name: str, repository: str) -> tuple[Build, Publish]:

@@ -211,6 +211,19 @@ def test_a_folder_without_a_processor_of_images_and_text(folders: Any, tmp_path:
     assert lv.read(own, image) == lv.read(expected, image)
 
 
+def test_an_encoder_without_a_pooler(folders: Any, tmp_path: Path) -> None:
+    """As published TrOCR: the class that transformers loads has a pooler, whose output no decoder reads."""
+    network = transformers.AutoModelForImageTextToText.from_pretrained(folders("trocr"))
+    shutil.copytree(folders("trocr"), tmp_path / "network")
+    network.encoder.pooler = None
+    network.save_pretrained(tmp_path / "network")
+    image = photograph(1)
+    expected, own = load(folders("trocr"), "trocr"), load(tmp_path / "network", "trocr")
+    assert torch.equal(own.scores(image), expected.scores(image))
+    pooler = own.original.get_submodule("encoder.pooler")
+    assert not any(parameter.any() for parameter in pooler.parameters())
+
+
 def test_exclusive_scores_are_mean_log_probabilities(folders: Any) -> None:
     folder, image = folders("trocr"), photograph()
     net = load(folder, "trocr", decision="exclusive")
