@@ -12,6 +12,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +23,7 @@ import scripts.recipes as recipes
 from lit_viz.launch.methods import method_form
 from lit_viz.networks import Network
 from lit_viz.types import Record
+from scripts.captioner import COLORS, UNSEEN, drawing, verdict
 from scripts.recipes import COMMAND, Made, main, planned, spread
 from tests.support.scripts import run_script
 
@@ -218,3 +220,38 @@ def test_a_disturbed_run_survives(trial: str) -> None:
 @pytest.mark.parametrize("trial", ["edits", "crafted"])
 def test_edited_and_crafted_folders_are_refused_or_mended(trial: str) -> None:
     assert f"| {trial} | 12 | 12 |" in run_script("soak.py", "--trials", trial, "--most", 12)
+
+
+# -- drawings of scripts/captioner.py
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, UNSEEN, UNSEEN + 70])
+def test_a_word_names_the_shape_that_is_at_its_place(seed: int) -> None:  # those of the last one overlap
+    made = drawing(seed)
+    assert torch.equal(made.image, drawing(seed).image)
+    words = made.caption.split()
+    assert words[0] == words[4] == "a"
+    assert words[3] == "and"
+    assert [word for word in range(9) if made.place_of(word) is not None] == [1, 2, 5, 6]
+    centers: list[float] = []
+    for color in (1, 5):
+        place, other = made.place_of(color), made.place_of(color + 1)
+        assert place is not None
+        assert np.array_equal(place, other)
+        mean = made.image[:, torch.from_numpy(place)].mean(1)
+        nearest = min(COLORS, key=lambda name: float((mean - torch.tensor(COLORS[name])).abs().sum()))
+        assert nearest == words[color]
+        centers.append(float(np.nonzero(place)[1].mean()))
+    assert centers[0] < centers[1]  # the left shape is the first
+    assert not (made.places[0] & made.places[1]).any()
+
+
+def test_the_verdict_counts_maps_by_the_places_of_their_words() -> None:
+    made = drawing(0)
+    own, other = made.places
+    judged = verdict([made], [(0, 0), (0, 1), (0, 2), (0, 5)], [own, own, other, other])  # the first word has no place
+    assert judged.maps == 3
+    assert judged.maximum_inside == pytest.approx(2 / 3)
+    assert judged.own_mass == judged.more_in_own == pytest.approx(2 / 3)
+    assert judged.other_mass == pytest.approx(1 / 3)
+    assert judged.area == pytest.approx(np.mean([own.mean(), own.mean(), other.mean()]))
