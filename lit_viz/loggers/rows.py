@@ -25,7 +25,7 @@ from lit_viz.runs.layout import RECORDED
 from lit_viz.runs.results import TaskRows, curves_of
 from lit_viz.runs.task_files import top5_of
 from lit_viz.types import Curve, Picture, Record, Task, slug
-from lit_viz.utils.limits import MOST_IN_GRIDS
+from lit_viz.utils.limits import MOST_IN_GRIDS, MOST_SUMMARIZED
 
 _GRID = 16  # tasks per grid
 _GRID_SIDE = 2048  # pixels
@@ -130,10 +130,11 @@ class FolderRows:
 
     def results(self) -> RunResults:
         """Return the results of a complete run."""
-        records = self.folder.records()
+        records: Sequence[Record] = self.folder.records()
+        if len(records) <= MOST_SUMMARIZED:  # stored records are read at each pass
+            records = list(records)
         evidence = self.folder.evidence(self.verifier.evidence_class)
-        summary = _summary(records)  # checks all records
-        last = max((values.get("iterations") or 0 for values in records.values()), default=0)
+        summary, last = _summary(records)
         summary.update(self.verifier.scalars(records, evidence))
         items = self.presentation.evidence_items(evidence, records)
         return RunResults(self.folder, self.hyperparameters(), items, summary, last)
@@ -278,12 +279,15 @@ def _latest(values: Sequence[tuple[int, T]], iteration: int) -> T:
     return values[max(position, 0)][1]
 
 
-def _summary(records: Sequence[Record]) -> dict[str, float]:
-    """Return the number of tasks by status, the share of true flags, and the median of the numbers of done tasks."""
+def _summary(records: Iterable[Record]) -> tuple[dict[str, float], int]:
+    """Return the number of tasks by status, the share of true flags, and the median of the numbers of done tasks; and
+    the last iteration."""
+    last = 0
     counts: dict[str, float] = defaultdict(int)
     flags: dict[str, list[bool]] = defaultdict(list)
     numbers: dict[str, list[float]] = defaultdict(list)
     for record in records:
+        last = max(last, record.iterations or 0)
         counts[f"count/{record.status}"] += 1
         if record.status != "done":
             continue
@@ -299,7 +303,7 @@ def _summary(records: Sequence[Record]) -> dict[str, float]:
         summary[f"share/{flag}"] = fmean(of_tasks)
     for number, values in numbers.items():
         summary[f"median/{number}"] = median(values)
-    return summary
+    return summary, last
 
 
 def metric_names(tasks: TaskRows) -> list[str]:

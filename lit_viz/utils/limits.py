@@ -35,7 +35,7 @@ MOST_IN_GRIDS = 256
 MOST_NAMES = 10
 #: Rows of a printed table; results.jsonl and evidence.json have all of them.
 MOST_PRINTED = 40
-#: Images of a printed summary by class, whose records are read at once.
+#: Images of a printed summary by class, or of the summary of a logger, whose records are in memory at the same time.
 MOST_SUMMARIZED = 10_000
 #: Printed notes on ambiguous reference boxes.
 MOST_NOTES = 3

@@ -14,6 +14,7 @@ import torch
 
 import lit_viz as lv
 from lit_viz.engine.snapshots import Result, Snapshot
+from lit_viz.loggers import rows as rows_module
 from lit_viz.loggers.base import CaptionedImage, ImageAdapter, LogRow
 from lit_viz.loggers.rows import FolderRows, caption
 from lit_viz.methods import AdversarialExample, ClassVisualization, SaliencyMap
@@ -158,8 +159,12 @@ def test_means_and_summary(tmp_path: Path) -> None:
     )
 
 
-def test_results_read_each_record_three_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("most", "reads"), [(5, 1), (4, 3)])
+def test_results_read_each_record_once_unless_they_need_much_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, reads: int
+) -> None:
     """For the summary, the cost and the items of the evidence: reading a record takes a tenth of a millisecond."""
+    monkeypatch.setattr(rows_module, "MOST_SUMMARIZED", most)
     tasks = tarantulas(5)
     folder = new_folder(tmp_path / "run", tasks)
     for task in tasks:
@@ -177,7 +182,7 @@ def test_results_read_each_record_three_times(tmp_path: Path, monkeypatch: pytes
     results = FolderRows(folder, SaliencyMap, separate=3).results()
     assert results.iteration == 7
     assert (results.summary["cost/forwards"], results.summary["cost/seconds"]) == (10, 2.5)
-    assert sorted(read) == sorted(3 * list(range(5)))
+    assert sorted(read) == sorted(reads * list(range(5)))
 
 
 def test_hyperparameters_are_those_of_the_module_and_the_other_options(smooth: Network, tmp_path: Path) -> None:
