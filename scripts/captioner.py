@@ -29,7 +29,7 @@ COLORS = {"red": (0.85, 0.2, 0.2), "green": (0.2, 0.65, 0.25), "blue": (0.2, 0.3
 SHAPES = ("square", "circle", "triangle")
 #: Drawings from this seed on are not trained on.
 UNSEEN = 1_000_000
-#: Options of methods: a smaller window leaves the color of a shape visible beside it.
+#: Options of methods. A window of 12 pixels leaves the color of a shape visible beside it.
 OPTIONS: dict[str, dict[str, Any]] = {"occlusion": {"window": 20, "stride": 4}}
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 _WORDS = (*_SPECIAL, "a", "and", *COLORS, *SHAPES)

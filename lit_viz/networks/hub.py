@@ -140,7 +140,7 @@ def _transformers(name: str, repository: str, auto_class: str) -> tuple[Build, P
 def _without_pooler(network: Any, missing: Sequence[str]) -> list[str]:
     """Return missing parameters without those of the pooler of an encoder-decoder, which are set to 0.
 
-    A decoder of text reads the tokens of its encoder, not its pooler; published TrOCR has none.
+    A decoder of text reads the tokens of its encoder, not its pooler, which weights of such networks may lack.
     """
     if network.config.model_type != "vision-encoder-decoder":
         return list(missing)

@@ -212,7 +212,7 @@ def test_a_folder_without_a_processor_of_images_and_text(folders: Any, tmp_path:
 
 
 def test_an_encoder_without_a_pooler(folders: Any, tmp_path: Path) -> None:
-    """As published TrOCR: the class that transformers loads has a pooler, whose output no decoder reads."""
+    """The class that transformers loads has a pooler, whose output no decoder reads."""
     network = transformers.AutoModelForImageTextToText.from_pretrained(folders("trocr"))
     shutil.copytree(folders("trocr"), tmp_path / "network")
     network.encoder.pooler = None
