@@ -48,7 +48,9 @@ class NormalizedAscentAttack(Attack):
         self.lr = learning_rate(lr)
         self.space = space
         self.clamp = clamp
-        self.objective = objective or TargetLogit()
+        if objective is None:
+            objective = TargetLogit()
+        self.objective = objective
         self.scale: Tensor | None = None
 
     def bind(self, network: Network) -> None:

@@ -60,7 +60,9 @@ class PGD(ClimbingAttack):
         require(not nesterov or momentum > 0, "momentum must be positive for nesterov", momentum)
         self.momentum = momentum
         self.nesterov = nesterov
-        self.objective = objective or CrossEntropy()
+        if objective is None:
+            objective = CrossEntropy()
+        self.objective = objective
 
     def init(self, x: Tensor, tasks: Sequence[Task]) -> State:
         state = super().init(x, tasks)
