@@ -11,6 +11,7 @@ from typing import Any
 from lit_viz.errors import LitVizError, did_you_mean
 from lit_viz.loggers.base import ImageAdapter
 from lit_viz.utils.imports import required
+from lit_viz.utils.sequences import split_commas
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,8 @@ def logger_names(names: str | Sequence[str]) -> list[str]:
     Raises:
         LitVizError: there is no such logger, or its package is not installed.
     """
-    words = names
-    if isinstance(names, str):
-        words = names.split(",")
     chosen: list[str] = []
-    for word in words:
+    for word in split_commas(names):
         name = word.strip().lower()
         if name in ("", "none", *chosen):
             continue
