@@ -181,8 +181,7 @@ def verdict(drawings: Sequence[Drawing], words: Sequence[tuple[int, int]], maps:
         own = explained.place_of(word)
         if own is None:
             continue
-        other = explained.places[0] | explained.places[1]
-        other = other & ~own
+        other = (explained.places[0] | explained.places[1]) & ~own
         values = np.asarray(word_map, float).clip(min=0)
         values = values / max(values.sum(), 1e-12)
         own_mass, other_mass = float(values[own].sum()), float(values[other].sum())
